@@ -1,0 +1,153 @@
+"""Sequential bias correction: layer by layer, each measured on the network as corrected so far.
+
+The quantized graph is cut behind every layer. The pieces run one after the other on all images, what later pieces need
+is carried along, and a layer's output is put right before anything reads it. So the whole correction costs one pass
+through the network, and memory for the tensors that are alive at one cut.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+from onnx import TensorProto, helper
+
+from onnxdfq.engine.ort import Session
+from passes.base import PassResult, Skip
+from passes.correct_bias import bias_of, shift_bias
+
+RULE = "bias-correction"
+Batch = Mapping[str, np.ndarray]
+
+
+def channel_means(model: onnx.ModelProto, channels: Mapping[str, int], batches: Sequence[Batch]) -> dict[str, np.ndarray]:
+    """Mean of each channel, [C] float64, of the tensors named. channels: tensor -> axis of its channels."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    ranks = _ranks(model)
+    for name, axis in channels.items():
+        axes = [k for k in range(ranks[name]) if k not in (0, axis % ranks[name])]
+        if axes:  # the mean over positions comes from the runtime, so that only [N, C] has to leave it
+            copy.graph.node.append(_mean_node(name, axes, copy))
+        copy.graph.output.append(helper.make_tensor_value_info(_mean_name(name, axes), TensorProto.FLOAT, None))
+    session = Session(copy)
+    sums: dict[str, np.ndarray] = {}
+    count = 0
+    for outputs in session.stream(batches):
+        count += len(next(iter(outputs.values())))
+        for name, axis in channels.items():
+            axes = [k for k in range(ranks[name]) if k not in (0, axis % ranks[name])]
+            total = outputs[_mean_name(name, axes)].astype(np.float64).sum(0)
+            sums[name] = sums.get(name, 0) + total
+    return {name: total / count for name, total in sums.items()}
+
+
+def correct_biases(
+    graph: gs.Graph,
+    layers: Sequence[str],
+    expected: Mapping[str, np.ndarray],
+    axes: Mapping[str, int],
+    batches: Sequence[Batch],
+    on_layer: Callable[[int, int], None] = lambda done, total: None,
+) -> PassResult:
+    """Correct the biases of ``layers`` (names of nodes) of a quantized graph in place.
+
+    expected: mean [C] that the output of a layer has in the float model on the same images, by tensor name. axes: axis
+    of its channels. batches: the images; what is alive at a cut is held for all of them.
+    """
+    graph.toposort()
+    wanted = [node for node in graph.nodes if node.name in set(layers)]
+    correctable = [node for node in wanted if bias_of(node) is not None]
+    skips = [Skip(node.name, RULE, "it has no place for a bias") for node in wanted if bias_of(node) is None]
+    alive: list[dict[str, np.ndarray]] = [dict(batch) for batch in batches]
+    pieces = _pieces(graph, correctable)
+    last_use = {name: index for index, piece in enumerate(pieces) for name in piece.needs}
+    for index, (piece, layer) in enumerate(zip(pieces, correctable, strict=True)):
+        written = layer.outputs[0].name
+        produced = sorted(name for name in piece.makes if last_use.get(name, -1) > index or name == written)
+        session = Session(piece.model(graph, produced), optimize=False)
+        for held in alive:
+            held.update(session.run({name: held[name] for name in session.inputs}))
+        axis = axes[written]
+        mean = _mean([held[written] for held in alive], axis)
+        shift = expected[written] - mean
+        shift_bias(layer, shift)
+        for held in alive:
+            held[written] = _added(held[written], shift, axis, in_place=layer.op != "MatMul")
+            for name in [each for each in held if last_use.get(each, -1) <= index]:
+                del held[name]
+        on_layer(index + 1, len(pieces))
+    return PassResult(len(correctable), tuple(skips))
+
+
+class _Piece:
+    """The nodes between two cuts."""
+
+    def __init__(self, nodes: list[gs.Node]) -> None:
+        self.nodes = nodes
+        self.makes = {tensor.name for node in nodes for tensor in node.outputs}
+        reads = {tensor.name for node in nodes for tensor in node.inputs if isinstance(tensor, gs.Variable)}
+        self.needs = {name for name in reads - self.makes if name}
+
+    def model(self, graph: gs.Graph, outputs: list[str]) -> onnx.ModelProto:
+        """These nodes as a model of their own; initializers come along by reference, tensors are not touched."""
+        tensors = {tensor.name: tensor for node in self.nodes for tensor in [*node.inputs, *node.outputs]}
+        part = gs.Graph(
+            nodes=self.nodes,
+            inputs=[tensors[name] for name in sorted(self.needs)],
+            outputs=[tensors[name] for name in outputs],
+            opset=graph.opset,
+            import_domains=graph.import_domains,
+            ir_version=graph.ir_version,
+        )
+        exported = gs.export_onnx(part, do_type_check=False)
+        for entry in exported.graph.output:  # shapes may hold names of sizes: leave them to the runtime
+            entry.type.tensor_type.ClearField("shape")
+        for entry in exported.graph.input:
+            entry.type.tensor_type.ClearField("shape")
+        del exported.graph.value_info[:]
+        return exported
+
+
+def _pieces(graph: gs.Graph, layers: Sequence[gs.Node]) -> list[_Piece]:
+    ends = {id(layer) for layer in layers}
+    pieces, nodes = [], []
+    for node in graph.nodes:
+        nodes.append(node)
+        if id(node) in ends:
+            pieces.append(_Piece(nodes))
+            nodes = []
+    return pieces
+
+
+def _added(values: np.ndarray, shift: np.ndarray, axis: int, in_place: bool) -> np.ndarray:
+    """The layer's output after the correction; where the bias is a node of its own, that node will add it."""
+    if not in_place:
+        return values
+    shape = [1] * values.ndim
+    shape[axis % values.ndim] = -1
+    return values + shift.astype(np.float32).reshape(shape)
+
+
+def _mean(parts: Sequence[np.ndarray], axis: int) -> np.ndarray:
+    total = sum(np.moveaxis(part, axis, -1).reshape(-1, part.shape[axis]).sum(0, dtype=np.float64) for part in parts)
+    return np.asarray(total) / sum(part.size // part.shape[axis] for part in parts)
+
+
+def _ranks(model: onnx.ModelProto) -> dict[str, int]:
+    known = [*model.graph.value_info, *model.graph.output, *model.graph.input]
+    return {entry.name: len(entry.type.tensor_type.shape.dim) for entry in known}
+
+
+def _mean_name(name: str, axes: Sequence[int]) -> str:
+    return f"{name}_channel_mean" if axes else name
+
+
+def _mean_node(name: str, axes: Sequence[int], model: onnx.ModelProto) -> onnx.NodeProto:
+    opset = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
+    if opset < 18:
+        return helper.make_node("ReduceMean", [name], [_mean_name(name, axes)], axes=list(axes), keepdims=0)
+    model.graph.initializer.append(helper.make_tensor(f"{name}_mean_axes", TensorProto.INT64, [len(axes)], list(axes)))
+    return helper.make_node("ReduceMean", [name, f"{name}_mean_axes"], [_mean_name(name, axes)], keepdims=0)

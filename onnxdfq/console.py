@@ -1,0 +1,86 @@
+"""What a person sees while a run works: stages with progress on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress as RichProgress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+
+def peak_megabytes() -> float:
+    """The largest resident size of this process so far, in MB; 0 where the system does not say."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0.0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+class Progress:
+    """Silent: the base of the two below, and what Python callers get unless they ask for more."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Everything inside belongs to this stage."""
+        started = time.perf_counter()
+        self._begin(name)
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started
+            self._end(name, time.perf_counter() - started)
+
+    def step(self, done: int, total: int) -> None:
+        """``done`` of ``total`` equal parts of the current stage are finished."""
+
+    def _begin(self, name: str) -> None: ...
+
+    def _end(self, name: str, seconds: float) -> None: ...
+
+
+class PlainProgress(Progress):
+    """A line for each finished stage."""
+
+    def _end(self, name: str, seconds: float) -> None:
+        print(f"{name}: {seconds:.1f} s, {peak_megabytes():.0f} MB", file=sys.stderr, flush=True)
+
+
+class TerminalProgress(Progress):
+    """A bar with the time left for the stage at work, a line for each that is done."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__()
+        columns = (TextColumn("  {task.description:<32}"), BarColumn(), TimeElapsedColumn(), TextColumn("ETA"), \
+                   TimeRemainingColumn(), TextColumn("{task.fields[memory]}"))  # fmt: skip
+        self._bar = RichProgress(*columns, console=console, transient=True)
+        self._task: TaskID | None = None
+
+    def _begin(self, name: str) -> None:
+        self._bar.start()
+        self._task = self._bar.add_task(name, total=None, memory="")
+
+    def step(self, done: int, total: int) -> None:
+        if self._task is not None:
+            self._bar.update(self._task, completed=done, total=total, memory=f"{peak_megabytes():.0f} MB")
+
+    def _end(self, name: str, seconds: float) -> None:
+        if self._task is not None:
+            self._bar.remove_task(self._task)
+            self._task = None
+        self._bar.stop()
+        self._bar.console.print(f"  {name:<32} [dim]{seconds:6.1f} s  {peak_megabytes():5.0f} MB[/dim]")
+
+
+def progress_for(console: Console, quiet: bool) -> Progress:
+    """The progress display that fits where the output goes."""
+    if quiet:
+        return Progress()
+    return TerminalProgress(console) if console.is_terminal else PlainProgress()

@@ -1,0 +1,323 @@
+"""What `onnxdfq quantize` does, as one list of stages. Each reads what earlier ones left in the run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+from onnx import helper
+
+from onnxdfq.calibrate.bias_correction import channel_means, correct_biases
+from onnxdfq.calibrate.observers import bounds, default_method
+from onnxdfq.calibrate.ranges import Ranges, observe
+from onnxdfq.config import RECIPES, Options
+from onnxdfq.console import Progress, peak_megabytes
+from onnxdfq.engine.operators import unsupported
+from onnxdfq.engine.ort import Session, cuda_driver, tapped
+from onnxdfq.errors import OnnxdfqError
+from onnxdfq.images.domain import InputDomain, given, preset
+from onnxdfq.images.guides import Guides, guides
+from onnxdfq.images.infer_domain import infer_domain
+from onnxdfq.images.model_input import ModelInput, model_input
+from onnxdfq.images.procedural import procedural
+from onnxdfq.model_file import PROTOBUF_LIMIT, with_shapes
+from onnxdfq.report.report import Report, TargetReport
+from onnxdfq.simplify import simplified
+from onnxdfq.verify.agreement import agreement
+from onnxdfq.verify.labelled import accuracy, read_labelled
+from passes.base import run_passes
+from passes.canonicalize import CANONICAL
+from passes.fold_batchnorm import FoldBatchNorm
+from passes.freeze_weights import FreezeWeights
+from passes.insert_qdq import InsertQDQ
+from passes.placement import WEIGHTED, Placement, place
+from passes.plan import QuantPlan, decide
+from passes.targets import TARGETS
+
+REFERENCE_PIXELS = 224 * 224
+CALIBRATION_IMAGES = 32  # at 224x224; smaller images come in larger numbers at the same cost
+MOST_IMAGES = 128
+CORRECTION_IMAGES = 16  # means need fewer images than ranges, and all of these are in memory at once
+
+
+@dataclass
+class Run:
+    """Everything a run knows. ``original`` is what verification compares with; ``model`` is what stages rewrite."""
+
+    options: Options
+    progress: Progress
+    original: onnx.ModelProto
+    report: Report
+    model: onnx.ModelProto = field(init=False)
+    graph: gs.Graph = field(init=False)
+    into: ModelInput = field(init=False)
+    domain: InputDomain = field(init=False)
+    guides: Guides = field(init=False)
+    calibration: np.ndarray = field(init=False)  # pixels [N, C, H, W]
+    held_out: np.ndarray = field(init=False)
+    placements: dict[str, Placement] = field(default_factory=dict)
+    ranges: Ranges = field(default_factory=dict)
+    expected: dict[str, np.ndarray] = field(default_factory=dict)  # layer output -> mean of its channels
+    plans: dict[str, QuantPlan] = field(default_factory=dict)
+    corrections: dict[str, str] = field(default_factory=dict)
+    results: dict[str, onnx.ModelProto] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.model = self.original
+
+    def batches(self, pixels: np.ndarray) -> list[dict[str, np.ndarray]]:
+        """Pixels as feeds for the model, in batches that it accepts and that fit into memory."""
+        fitting = int(np.clip(4 * REFERENCE_PIXELS // (self.into.height * self.into.width), 1, 64))
+        size = self.into.batch or fitting
+        whole = len(pixels) // size * size if self.into.batch else len(pixels)
+        return [
+            {self.into.name: self.domain.to_model(pixels[k : k + size], self.into)} for k in range(0, whole, size)
+        ]
+
+
+def quantize_model(original: onnx.ModelProto, options: Options, report: Report, progress: Progress) -> Run:
+    """Run all stages. The quantized models are in ``results`` by target, what was found in ``report``.
+
+    Raises OnnxdfqError for whatever a user can mend.
+    """
+    run = Run(options, progress, original, report)
+    for name, stage in STAGES:
+        with progress.stage(name):
+            stage(run)
+    for target in options.targets:
+        for name, step in TARGET_STAGES:
+            with progress.stage(f"{name} ({target})"):
+                step(run, target)
+    report.stages = {name: round(seconds, 3) for name, seconds in progress.seconds.items()}
+    report.peak_mb = round(peak_megabytes(), 1)
+    return run
+
+
+# -- once for all targets
+
+
+def _find_input(run: Run) -> None:
+    session = Session(run.original)
+
+    def runs(candidate: ModelInput) -> bool:
+        try:
+            session.run({candidate.name: np.zeros(candidate.shape(candidate.batch or 1), candidate.dtype)})
+        except Exception:  # onnxruntime raises a class per error code; whichever it is, this size does not fit
+            return False
+        return True
+
+    run.into = model_input(run.original, runs, run.options.input_shape)
+    shape = "x".join(map(str, run.into.shape(run.into.batch or 1)))
+    run.report.input = f"{run.into.name} {shape} {run.into.layout}"
+    if not runs(run.into):
+        raise OnnxdfqError(f"the model does not run with its input at {shape}", "check it, or give --input-shape")
+
+
+def _simplify(run: Run) -> None:
+    rng = np.random.default_rng(run.options.seed)
+    shape = run.into.shape(run.into.batch or 1)
+    feeds = {run.into.name: rng.uniform(0, 1, shape).astype(run.into.dtype)}
+    run.model, reason = simplified(run.original, lambda model: list(Session(model).run(feeds).values()))
+    if reason:
+        run.report.notices.append(f"not simplified: {reason}")
+
+
+def _canonicalize(run: Run) -> None:
+    run.graph = gs.import_onnx(with_shapes(run.model))
+    run_passes(run.graph, CANONICAL)
+    run.model = gs.export_onnx(run.graph)
+    run.guides = guides(run.model)
+    if not any(place(run.graph, TARGETS[target]).weights for target in run.options.targets):
+        raise OnnxdfqError("the model has no layer that can be quantized", "`onnxdfq inspect` lists its layers and why")
+
+
+def _find_domain(run: Run) -> None:
+    options, channels = run.options, run.into.channels
+    if options.mean is not None and options.std is not None:
+        run.domain = given(options.mean, options.std, options.scale, options.order, channels)
+    elif options.domain is not None:
+        run.domain = preset(options.domain, channels, "given by name")
+    else:
+        session = Session(run.model)
+        pixels = _procedural(run, 8, "domain")
+
+        def answers(values: np.ndarray) -> np.ndarray:
+            size = run.into.batch or len(values)
+            parts = [values[k : k + size] for k in range(0, len(values), size)]
+            return np.concatenate([next(iter(session.run({run.into.name: part}).values())) for part in parts])
+
+        run.domain = infer_domain(run.graph, run.into, pixels, answers)
+    run.report.domain = run.domain.describe()
+
+
+def _make_images(run: Run) -> None:
+    pixels = run.into.height * run.into.width
+    count = int(np.clip(CALIBRATION_IMAGES * REFERENCE_PIXELS // pixels, 16, MOST_IMAGES))
+    images = _procedural(run, count + count // 2, "images")
+    source, reason = "procedural", _no_inversion(run)
+    if not reason:
+        from onnxdfq.images.inversion import invert, torch_device  # here, so that recipe fast never imports torch
+
+        steps = RECIPES[run.options.recipe].inversion_steps
+        device = torch_device(run.options.device)
+        images = invert(
+            run.model, run.into, run.domain, images,
+            steps=steps, seed=run.options.seed, device=device, on_step=run.progress.step,
+        )  # fmt: skip
+        led = [f"{len(run.guides.statistics)} BatchNormalization statistics"] if run.guides.statistics else []
+        led += [f"{run.guides.classes} classes"] if run.guides.classes else []
+        source = f"inverted on {device} in {steps} steps, led by {' and '.join(led)}"
+    run.calibration, run.held_out = images[:count], images[count:]
+    run.report.images = f"{count} for calibration, {len(run.held_out)} held out; {source}" + (
+        f" ({reason})" if reason else ""
+    )
+
+
+def _no_inversion(run: Run) -> str:
+    """Why images are not inverted from the model; empty when they are."""
+    if not RECIPES[run.options.recipe].inversion_steps:
+        return f"recipe {run.options.recipe} takes no gradients"
+    if not run.guides:
+        return "the model has neither BatchNormalization nor class scores to lead an inversion"
+    if run.into.dtype == np.uint8:
+        return "there is no gradient to a uint8 input"
+    lines = unsupported(run.model)
+    return f"the torch engine can't run the model: {lines[0]}" if lines else ""
+
+
+def _procedural(run: Run, count: int, purpose: str) -> np.ndarray:
+    # A stream of its own for each purpose: more images for one do not change those for another.
+    rng = np.random.default_rng([run.options.seed, *purpose.encode()])
+    return procedural(count, run.into.channels, run.into.height, run.into.width, rng)
+
+
+def _fold(run: Run) -> None:
+    fold = FoldBatchNorm()
+    (result,) = run_passes(run.graph, [fold])
+    kept = sum(node.op == "BatchNormalization" for node in run.graph.nodes)
+    run.report.batchnorm = f"{result.changed} folded, {kept} kept" if result.changed or kept else "none in the graph"
+    run.report.notices += [f"{skip.node} not folded: {skip.reason}" for skip in result.skips]
+    run.model = with_shapes(gs.export_onnx(run.graph))
+
+
+def _calibrate(run: Run) -> None:
+    run.placements = {target: place(run.graph, TARGETS[target]) for target in run.options.targets}
+    wanted = sorted({name for placement in run.placements.values() for name in placement.tensors})
+    computed = [name for name in wanted if name != run.into.name]
+    session = Session(tapped(run.model, computed))
+    batches = run.batches(run.calibration)
+
+    def stream() -> Iterator[dict[str, np.ndarray]]:
+        for done, (feeds, outputs) in enumerate(zip(batches, session.stream(batches), strict=True), 1):
+            run.progress.step(done, len(batches))
+            yield {name: outputs[name] for name in computed} | feeds
+
+    run.ranges = observe(stream())
+    # No image goes beyond the domain, and any may reach its ends.
+    run.ranges[run.into.name].add(np.float32([run.domain.low, run.domain.high]))
+
+
+# -- for each target
+
+
+def _quantize(run: Run, target: str) -> None:
+    method = run.options.observer or default_method(8)
+    ranges = {name: bounds(observed, method) for name, observed in run.ranges.items()}
+    plan = decide(run.graph, ranges, TARGETS[target], run.options.bits, run.placements[target])
+    run.plans[target] = plan
+    graph = gs.import_onnx(run.model)
+    run_passes(graph, [InsertQDQ(plan)])
+    run.results[target] = gs.export_onnx(graph)
+
+
+def _correct(run: Run, target: str) -> None:
+    """Keep the correction only if held-out images say that it helps: nobody else can, without data."""
+    if not run.options.bias_correction:
+        run.corrections[target] = "not asked for"
+        return
+    graph = gs.import_onnx(run.results[target])
+    sites = run.placements[target].weights.values()
+    names = {site.layer for site in sites}
+    layers = [node for node in graph.nodes if node.name in names]
+    axes = {node.outputs[0].name: 1 if node.op in ("Conv", "ConvTranspose") else -1 for node in layers}
+    batches = run.batches(run.calibration[:CORRECTION_IMAGES])
+    missing = {name: axis for name, axis in axes.items() if name not in run.expected}
+    run.expected.update(channel_means(run.model, missing, batches) if missing else {})
+    result = correct_biases(graph, sorted(names), run.expected, axes, batches, run.progress.step)
+    corrected = gs.export_onnx(graph)
+    reference, held_out = Session(run.model), run.batches(run.held_out)
+    before, after = (
+        agreement(reference, Session(each, optimize=False), held_out) for each in (run.results[target], corrected)
+    )
+    kept = after.distance <= before.distance
+    if kept:
+        run.results[target] = corrected
+    measure = "KL" if after.kl is not None else "negative SQNR"
+    run.corrections[target] = (
+        f"{'kept' if kept else 'dropped'}: {measure} on held-out images {before.distance:.4g} -> {after.distance:.4g}, "
+        f"{result.changed} layers"
+    )
+
+
+def _freeze(run: Run, target: str) -> None:
+    graph = gs.import_onnx(run.results[target])
+    run_passes(graph, [FreezeWeights()])
+    model = gs.export_onnx(graph)
+    model.producer_name = "onnxdfq"
+    model.graph.name = run.original.graph.name
+    helper.set_model_props(model, {entry.key: entry.value for entry in run.original.metadata_props})
+    _restore_interface(model, run.original)
+    run.results[target] = model
+
+
+def _restore_interface(model: onnx.ModelProto, original: onnx.ModelProto) -> None:
+    """Inputs and outputs as they were, down to the names of free dimensions."""
+    initializers = {tensor.name for tensor in original.graph.initializer}
+    for ours, theirs in ((model.graph.input, original.graph.input), (model.graph.output, original.graph.output)):
+        kept = [entry for entry in theirs if entry.name not in initializers]
+        del ours[:]
+        ours.extend(kept)
+
+
+def _verify(run: Run, target: str) -> None:
+    model = run.results[target]
+    if model.ByteSize() < PROTOBUF_LIMIT:
+        onnx.checker.check_model(model, full_check=True)
+    session = Session(model, run.options.device)
+    original = Session(run.original, run.options.device)
+    if run.options.device == "auto" and cuda_driver() and session.provider == "CPUExecutionProvider":
+        run.report.notices.append("CUDA did not load into ONNX Runtime: verified on the CPU")
+    closeness = agreement(original, session, run.batches(run.held_out))
+    plan = run.plans[target]
+    layers = sum(node.op in WEIGHTED for node in run.graph.nodes)
+    entry = TargetReport(
+        file="", size=model.ByteSize(), layers=len(run.placements[target].weights), of=layers, plan=plan,
+        agreement=closeness, provider=session.provider, bias_correction=run.corrections[target],
+    )  # fmt: skip
+    if run.options.evaluate is not None:
+        pixels, labels = read_labelled(run.options.evaluate, run.into)
+        batches = run.batches(run.domain.from_rgb(pixels))
+        if run.report.accuracy is None:
+            run.report.accuracy = accuracy(original, batches, labels)
+        entry.accuracy = accuracy(session, batches, labels)
+    run.report.targets[target] = entry
+
+
+STAGES: Sequence[tuple[str, Callable[[Run], None]]] = (
+    ("find the input", _find_input),
+    ("simplify", _simplify),
+    ("canonicalize", _canonicalize),
+    ("find the input domain", _find_domain),
+    ("make images", _make_images),
+    ("fold BatchNormalization", _fold),
+    ("calibrate", _calibrate),
+)
+TARGET_STAGES: Sequence[tuple[str, Callable[[Run, str], None]]] = (
+    ("decide and insert Q/DQ", _quantize),
+    ("correct biases", _correct),
+    ("freeze weights", _freeze),
+    ("verify", _verify),
+)

@@ -1,0 +1,75 @@
+"""The report of one run, as data."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from onnxdfq.verify.agreement import Agreement
+from passes.plan import QuantPlan
+
+PACKAGES = ("onnxdfq", "onnx", "onnxruntime-gpu", "onnxruntime", "onnxsim", "onnx-graphsurgeon", "numpy", "torch")
+
+
+@dataclass
+class TargetReport:
+    """What came out for one target. layers: weighted layers in integers, of ``of``. bias_correction: what was decided
+    and why. provider: what ONNX Runtime really ran the verification on."""
+
+    file: str
+    size: int
+    layers: int
+    of: int
+    plan: QuantPlan
+    agreement: Agreement
+    provider: str
+    bias_correction: str
+    accuracy: float | None = None
+
+    @property
+    def skips(self) -> dict[str, list[str]]:
+        """Nodes left alone, by reason."""
+        found: dict[str, list[str]] = {}
+        for skip in self.plan.skips:
+            found.setdefault(skip.reason, []).append(skip.node)
+        return found
+
+
+@dataclass
+class Report:
+    """model: path and size of the input. assumed: input domain and image source, in words. accuracy: of the float
+    model, in percent, when labelled images were given. stages: name -> seconds."""
+
+    model: str
+    size: int
+    options: dict[str, Any]
+    input: str = ""
+    domain: str = ""
+    images: str = ""
+    batchnorm: str = ""
+    notices: list[str] = field(default_factory=list)
+    stages: dict[str, float] = field(default_factory=dict)
+    peak_mb: float = 0.0
+    accuracy: float | None = None
+    targets: dict[str, TargetReport] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything as plain lists, numbers and text, with the versions that were at work."""
+        data = asdict(self)
+        for name, target in self.targets.items():
+            data["targets"][name]["plan"] = target.plan.to_json()
+        data["versions"] = versions()
+        return data
+
+
+def versions() -> dict[str, str]:
+    """Installed versions of what a result depends on."""
+    found = {"python": platform.python_version(), "machine": platform.machine()}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found

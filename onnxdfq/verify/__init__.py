@@ -1,0 +1,1 @@
+"""How close a quantized model stays to its float original, on the runtime that will run it."""

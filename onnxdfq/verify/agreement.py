@@ -1,0 +1,78 @@
+"""Compare two models on the same batches: top-1 agreement, Kullback-Leibler divergence, SQNR of each output."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from onnxdfq.engine.ort import Session
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """images: how many were compared. top1: share of equal top-1 in percent, and kl: mean KL(original || quantized) in
+    nats; both None where the first output is no vector of scores. sqnr: dB by output, signal to quantization noise."""
+
+    images: int
+    top1: float | None
+    kl: float | None
+    sqnr: dict[str, float]
+
+    @property
+    def distance(self) -> float:
+        """One number to rank two quantizations of one model by, smaller is closer."""
+        return self.kl if self.kl is not None else -float(np.mean(list(self.sqnr.values())))
+
+
+def agreement(original: Session, quantized: Session, batches: Iterable[Mapping[str, np.ndarray]]) -> Agreement:
+    """Run both models on all batches and compare every floating point output."""
+    images = equal = 0
+    divergence = 0.0
+    scored = False
+    signal: dict[str, float] = {}
+    noise: dict[str, float] = {}
+    for feeds in batches:
+        expected, computed = original.run(feeds), quantized.run(feeds)
+        images += len(next(iter(feeds.values())))
+        for position, (name, values) in enumerate(expected.items()):
+            if values.dtype.kind != "f":
+                continue
+            values, other = values.astype(np.float64), computed[name].astype(np.float64)
+            signal[name] = signal.get(name, 0.0) + float((values**2).sum())
+            noise[name] = noise.get(name, 0.0) + float(((values - other) ** 2).sum())
+            if position == 0 and is_scores(values):
+                scored = True
+                first, second = values.reshape(len(values), -1), other.reshape(len(values), -1)
+                equal += int((first.argmax(1) == second.argmax(1)).sum())
+                divergence += kl(first, second)
+    return Agreement(
+        images,
+        100 * equal / images if scored else None,
+        divergence / images if scored else None,
+        {name: decibels(signal[name], noise[name]) for name in signal},
+    )
+
+
+def is_scores(values: np.ndarray) -> bool:
+    """Whether an output [N, K] or [N, K, 1, 1] can be read as scores of K classes."""
+    return values.ndim >= 2 and values.shape[1] > 1 and values[0].size == values.shape[1]
+
+
+def kl(first: np.ndarray, second: np.ndarray) -> float:
+    """Sum over samples of KL(first || second), both [N, K] scores or probabilities."""
+    p, q = _log_probabilities(first), _log_probabilities(second)
+    return float((np.exp(p) * (p - q)).sum())
+
+
+def _log_probabilities(scores: np.ndarray) -> np.ndarray:
+    if (scores >= 0).all() and np.allclose(scores.sum(1), 1, atol=1e-2):
+        return np.log(np.maximum(scores, 1e-9))
+    shifted = scores - scores.max(1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
+
+
+def decibels(signal: float, noise: float) -> float:
+    """10 log10(signal / noise), 200 where there is no noise."""
+    return float(min(200.0, 10 * np.log10(max(signal, 1e-30) / max(noise, 1e-30))))

@@ -1,0 +1,61 @@
+"""Turn float weights behind a quantizer into integers, and merge initializers that are equal.
+
+W (float32) -> Q -> DQ -> Conv      becomes      W_quantized (int8) -> DQ -> Conv
+
+code = clip(round_half_even(W / scale) + zero_point, qmin, qmax)
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from passes.base import Pass, PassResult
+from passes.plan import INTEGER_LIMITS
+
+
+@dataclass(frozen=True)
+class FreezeWeights(Pass):
+    """Replace every QuantizeLinear of a constant by its result."""
+
+    name: ClassVar[str] = "freeze-weights"
+
+    def __call__(self, graph: gs.Graph) -> PassResult:
+        changed = 0
+        for node in [each for each in graph.nodes if each.op == "QuantizeLinear"]:
+            if not all(isinstance(tensor, gs.Constant) for tensor in node.inputs):
+                continue
+            weight, scale, zero = (tensor.values for tensor in node.inputs)
+            codes = quantized(weight, scale, zero, node.attrs.get("axis"))
+            written = node.outputs[0]
+            node.outputs.clear()
+            written.to_constant(codes)
+            changed += 1
+        _share_equal(graph)
+        graph.cleanup()
+        return PassResult(changed)
+
+
+def quantized(weight: np.ndarray, scale: np.ndarray, zero: np.ndarray, axis: int | None) -> np.ndarray:
+    """Integer codes of ``weight``, as QuantizeLinear computes them: round half to even, saturate."""
+    shape = [1] * weight.ndim
+    if scale.ndim:
+        shape[1 if axis is None else axis] = -1
+    low, high = INTEGER_LIMITS[zero.dtype.name]
+    codes = np.rint(weight / scale.reshape(shape)) + zero.reshape(shape).astype(np.float32)
+    return np.clip(codes, low, high).astype(zero.dtype)
+
+
+def _share_equal(graph: gs.Graph) -> None:
+    """Constants of the same type, shape and values become one; scalars stay, as runtimes match patterns on them."""
+    first: dict[tuple[str, tuple[int, ...], bytes], gs.Constant] = {}
+    for node in graph.nodes:
+        for position, tensor in enumerate(node.inputs):
+            if isinstance(tensor, gs.Constant) and tensor.values.ndim >= 2:
+                values = np.ascontiguousarray(tensor.values)
+                key = (values.dtype.name, values.shape, hashlib.sha256(values.data).digest())
+                node.inputs[position] = first.setdefault(key, tensor)

@@ -1,0 +1,136 @@
+"""decide(): from observed ranges to the scale and zero-point of every quantized tensor.
+
+    asymmetric, b bits     scale = (high - low) / (2^b - 1)           zero_point = qmin - round(low / scale)
+    symmetric,  b bits     scale = max(-low, high) / (2^(b-1) - 1)    zero_point = 0
+
+Ranges always contain 0, so that padding and ReLU are exact. Weights are symmetric, one scale per output channel.
+The plan is data: pure to make, JSON to store, and the only thing that insert_qdq follows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from passes.base import Skip
+from passes.placement import Placement, place
+from passes.targets import Target
+
+INTEGER_LIMITS = {"uint8": (0, 255), "int8": (-128, 127)}
+SMALLEST_SCALE = 1e-10  # a channel of zeros still needs a scale above zero
+
+
+@dataclass(frozen=True)
+class QuantParams:
+    """How one tensor is quantized: real = (code - zero_point) * scale, along ``axis`` or, with None, as a whole."""
+
+    dtype: str
+    bits: int
+    scale: tuple[float, ...]
+    zero_point: tuple[int, ...]
+    axis: int | None
+    why: str
+
+
+@dataclass(frozen=True)
+class QuantPlan:
+    """The whole decision for one target. ``readers``: for each activation, the nodes that read it quantized."""
+
+    target: str
+    tensors: Mapping[str, QuantParams]
+    readers: Mapping[str, tuple[str, ...]]
+    skips: tuple[Skip, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain lists, numbers and text; ``from_json`` gives the same plan back."""
+        return {
+            "target": self.target,
+            "tensors": {name: asdict(params) for name, params in self.tensors.items()},
+            "readers": {name: list(nodes) for name, nodes in self.readers.items()},
+            "skips": [asdict(skip) for skip in self.skips],
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> QuantPlan:
+        """The plan that ``to_json`` wrote. Raises TypeError on a field it does not know."""
+        tensors = {
+            name: QuantParams(**{**fields, "scale": tuple(fields["scale"]), "zero_point": tuple(fields["zero_point"])})
+            for name, fields in data["tensors"].items()
+        }
+        readers = {name: tuple(nodes) for name, nodes in data["readers"].items()}
+        return cls(data["target"], tensors, readers, tuple(Skip(**skip) for skip in data["skips"]))
+
+
+def decide(
+    graph: gs.Graph,
+    ranges: Mapping[str, tuple[float, float]],
+    target: Target,
+    bits: int = 8,
+    placement: Placement | None = None,
+) -> QuantPlan:
+    """The plan for a canonical graph.
+
+    ranges: (low, high) of each activation that the placement wants. bits: of the weights.
+    Raises KeyError for an activation without a range.
+    """
+    placed = placement or place(graph, target)
+    shared = _shared_ranges(ranges, placed)
+    tensors = {name: _activation(*shared[name], target, why) for name, why in placed.tensors.items()}
+    constants = graph.tensors()
+    layers = {node.name: node for node in graph.nodes}
+    for name, site in placed.weights.items():
+        layer = layers[site.layer]
+        floor = np.float32(SMALLEST_SCALE)
+        if target.int32_bias:
+            floor = np.maximum(floor, _bias_floor(layer, tensors[layer.inputs[0].name].scale[0]))
+        tensors[name] = _weights(constants[name].values, site.axis, bits, floor, f"weights of {site.layer}")
+    readers = {name: tuple(sorted(nodes)) for name, nodes in placed.readers.items() if nodes}
+    return QuantPlan(target.name, tensors, readers, tuple(placed.skips))
+
+
+def _shared_ranges(ranges: Mapping[str, tuple[float, float]], placed: Placement) -> dict[str, tuple[float, float]]:
+    """Ranges after tensors that share a scale have been given the union of theirs."""
+    shared = {name: ranges[name] for name in placed.tensors}
+    for group in placed.groups:
+        members = [name for name in sorted(group) if name in shared]
+        if members:
+            low = min(shared[name][0] for name in members)
+            high = max(shared[name][1] for name in members)
+            shared.update({name: (low, high) for name in members})
+    return shared
+
+
+def _activation(low: float, high: float, target: Target, why: str) -> QuantParams:
+    low, high = min(low, 0.0), max(high, 0.0)
+    qmin, qmax = INTEGER_LIMITS[target.activation]
+    if target.symmetric:
+        scale, zero_point = max(-low, high) / qmax, 0
+    else:
+        scale = (high - low) / (qmax - qmin)
+        zero_point = int(np.clip(qmin - round(low / scale), qmin, qmax)) if scale > SMALLEST_SCALE else qmin
+    scale = float(np.float32(max(scale, SMALLEST_SCALE)))
+    return QuantParams(target.activation, 8, (scale,), (zero_point,), None, why)
+
+
+def _weights(values: np.ndarray, axis: int | None, bits: int, floor: np.ndarray | np.float32, why: str) -> QuantParams:
+    others = None if axis is None else tuple(k for k in range(values.ndim) if k != axis)
+    largest = np.abs(values).max(axis=others)
+    scale = np.atleast_1d(np.maximum(largest / (2 ** (bits - 1) - 1), floor)).astype(np.float32)
+    if axis is None:  # one scale has to serve the channel that needs the largest floor
+        scale = scale.max(keepdims=True)
+    return QuantParams("int8", bits, tuple(map(float, scale)), (0,) * scale.size, axis, why)
+
+
+def _bias_floor(layer: gs.Node, input_scale: float) -> np.ndarray | np.float32:
+    """The smallest weight scale at which the layer's bias still fits into int32, with a factor 4 to spare.
+
+    round(bias / (input_scale * weight_scale)) must stay below 2^31: a channel with tiny weights and an ordinary bias
+    would overflow and come out as anything.
+    """
+    if len(layer.inputs) < 3 or not isinstance(layer.inputs[2], gs.Constant):
+        return np.float32(0)
+    return np.abs(layer.inputs[2].values.reshape(-1)).astype(np.float32) / np.float32(input_scale * 2**29)
