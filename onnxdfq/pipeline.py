@@ -35,6 +35,7 @@ from passes.freeze_weights import FreezeWeights
 from passes.insert_qdq import InsertQDQ
 from passes.placement import WEIGHTED, Placement, place
 from passes.plan import QuantPlan, decide
+from passes.pointwise_to_gemm import PointwiseToGemm
 from passes.targets import TARGETS
 
 REFERENCE_PIXELS = 224 * 224
@@ -196,7 +197,7 @@ def _procedural(run: Run, count: int, purpose: str) -> np.ndarray:
 
 def _fold(run: Run) -> None:
     fold = FoldBatchNorm()
-    (result,) = run_passes(run.graph, [fold])
+    result, _ = run_passes(run.graph, [fold, PointwiseToGemm()])
     kept = sum(node.op == "BatchNormalization" for node in run.graph.nodes)
     run.report.batchnorm = f"{result.changed} folded, {kept} kept" if result.changed or kept else "none in the graph"
     run.report.notices += [f"{skip.node} not folded: {skip.reason}" for skip in result.skips]

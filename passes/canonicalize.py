@@ -62,7 +62,9 @@ class ConstantsToInitializers(Pass):
         for node in constants:
             values = _constant_values(node)
             if values is not None:
-                node.outputs[0].to_constant(values)
+                written = node.outputs[0]
+                node.outputs.clear()  # graphsurgeon leaves the producer attached
+                written.to_constant(values)
                 changed += 1
         graph.cleanup()
         return PassResult(changed)

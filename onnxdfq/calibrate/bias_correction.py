@@ -14,8 +14,9 @@ import onnx
 import onnx_graphsurgeon as gs
 from onnx import TensorProto, helper
 
-from onnxdfq.engine.ort import Session
+from onnxdfq.engine.ort import Session, tapped
 from passes.base import PassResult, Skip
+from passes.canonicalize import default_opset
 from passes.correct_bias import bias_of, shift_bias
 
 RULE = "bias-correction"
@@ -27,21 +28,20 @@ def channel_means(model: onnx.ModelProto, channels: Mapping[str, int], batches: 
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     ranks = _ranks(model)
+    taps = {}
     for name, axis in channels.items():
         axes = [k for k in range(ranks[name]) if k not in (0, axis % ranks[name])]
+        taps[name] = f"{name}_channel_mean" if axes else name
         if axes:  # the mean over positions comes from the runtime, so that only [N, C] has to leave it
-            copy.graph.node.append(_mean_node(name, axes, copy))
-        copy.graph.output.append(helper.make_tensor_value_info(_mean_name(name, axes), TensorProto.FLOAT, None))
-    session = Session(copy)
-    sums: dict[str, np.ndarray] = {}
-    count = 0
+            _append_mean(copy, name, axes, taps[name])
+    session = Session(tapped(copy, taps.values()))
+    sums = dict.fromkeys(channels, np.float64(0))
+    rows = dict.fromkeys(channels, 0)  # not the images: a Gemm may see every token as a row
     for outputs in session.stream(batches):
-        count += len(next(iter(outputs.values())))
-        for name, axis in channels.items():
-            axes = [k for k in range(ranks[name]) if k not in (0, axis % ranks[name])]
-            total = outputs[_mean_name(name, axes)].astype(np.float64).sum(0)
-            sums[name] = sums.get(name, 0) + total
-    return {name: total / count for name, total in sums.items()}
+        for name, tap in taps.items():
+            sums[name] = sums[name] + outputs[tap].sum(0, dtype=np.float64)
+            rows[name] += len(outputs[tap])
+    return {name: np.asarray(total / rows[name]) for name, total in sums.items()}
 
 
 def correct_biases(
@@ -141,13 +141,10 @@ def _ranks(model: onnx.ModelProto) -> dict[str, int]:
     return {entry.name: len(entry.type.tensor_type.shape.dim) for entry in known}
 
 
-def _mean_name(name: str, axes: Sequence[int]) -> str:
-    return f"{name}_channel_mean" if axes else name
-
-
-def _mean_node(name: str, axes: Sequence[int], model: onnx.ModelProto) -> onnx.NodeProto:
-    opset = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
-    if opset < 18:
-        return helper.make_node("ReduceMean", [name], [_mean_name(name, axes)], axes=list(axes), keepdims=0)
-    model.graph.initializer.append(helper.make_tensor(f"{name}_mean_axes", TensorProto.INT64, [len(axes)], list(axes)))
-    return helper.make_node("ReduceMean", [name, f"{name}_mean_axes"], [_mean_name(name, axes)], keepdims=0)
+def _append_mean(model: onnx.ModelProto, name: str, axes: Sequence[int], output: str) -> None:
+    if default_opset(model) < 18:
+        model.graph.node.append(helper.make_node("ReduceMean", [name], [output], axes=list(axes), keepdims=0))
+        return
+    positions = helper.make_tensor(f"{output}_axes", TensorProto.INT64, [len(axes)], list(axes))
+    model.graph.initializer.append(positions)
+    model.graph.node.append(helper.make_node("ReduceMean", [name, positions.name], [output], keepdims=0))
