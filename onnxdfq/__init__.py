@@ -1,0 +1,15 @@
+"""Quantize ONNX models without data: `onnxdfq quantize model.onnx`, or onnxdfq.quantize("model.onnx")."""
+
+from typing import Any
+
+__version__ = "0.1.0"
+__all__ = ["quantize"]
+
+
+def __getattr__(name: str) -> Any:
+    # Imported on first use: `import onnxdfq.engine` and the simplifier's process need none of it.
+    if name == "quantize":
+        from onnxdfq.api import quantize
+
+        return quantize
+    raise AttributeError(f"module onnxdfq has no attribute {name}")

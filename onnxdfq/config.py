@@ -28,7 +28,7 @@ RECIPES = {
     recipe.name: recipe
     for recipe in (
         Recipe("fast", "procedural images, no gradients, no torch: seconds", 0),
-        Recipe("balanced", "images inverted from the model itself: a minute or two", 50),
+        Recipe("balanced", "images inverted from the model itself: a minute or two", 40),
     )
 }
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import onnx
 from google.protobuf.message import DecodeError, EncodeError
-from onnx import checker, shape_inference
+from onnx import checker, inliner, shape_inference
 
 from onnxdfq.errors import OnnxdfqError
 from passes.canonicalize import MAX_OPSET, OLDEST_OPSET, default_opset, raise_opset
@@ -37,7 +37,7 @@ def read_model(path: Path) -> onnx.ModelProto:
     except (checker.ValidationError, shape_inference.InferenceError, ValueError) as error:
         raise OnnxdfqError(f"{path} is not a valid model: {_first_line(error)}", "export it again") from error
     if model.functions:
-        model = onnx.inliner.inline_local_functions(model)
+        model = inliner.inline_local_functions(model)
     opset = default_opset(model)
     try:
         model = raise_opset(model)

@@ -74,9 +74,7 @@ class Run:
         fitting = int(np.clip(4 * REFERENCE_PIXELS // (self.into.height * self.into.width), 1, 64))
         size = self.into.batch or fitting
         whole = len(pixels) // size * size if self.into.batch else len(pixels)
-        return [
-            {self.into.name: self.domain.to_model(pixels[k : k + size], self.into)} for k in range(0, whole, size)
-        ]
+        return [{self.into.name: self.domain.to_model(pixels[k : k + size], self.into)} for k in range(0, whole, size)]
 
 
 def quantize_model(original: onnx.ModelProto, options: Options, report: Report, progress: Progress) -> Run:
@@ -218,7 +216,7 @@ def _calibrate(run: Run) -> None:
 
     run.ranges = observe(stream())
     # No image goes beyond the domain, and any may reach its ends.
-    run.ranges[run.into.name].add(np.float32([run.domain.low, run.domain.high]))
+    run.ranges[run.into.name].add(np.array([run.domain.low, run.domain.high], np.float32))
 
 
 # -- for each target

@@ -12,6 +12,8 @@ from typing import ClassVar
 
 import onnx_graphsurgeon as gs
 
+from passes.errors import PassError
+
 
 @dataclass(frozen=True)
 class Skip:
@@ -28,10 +30,6 @@ class PassResult:
 
     changed: int = 0
     skips: tuple[Skip, ...] = ()
-
-
-class PassError(Exception):
-    """A pass failed; the message names it and the passes that ran before it."""
 
 
 @dataclass(frozen=True)

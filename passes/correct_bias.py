@@ -1,8 +1,8 @@
 """Give a layer's output back the mean that quantization took from it.
 
-    y = W x + b,  ^y = ^W ^x + b,        b' = b + E[y] - E[^y]         (Nagel et al. 2019, section 4.2)
+y = W x + b,  ^y = ^W ^x + b,        b' = b + E[y] - E[^y]         (Nagel et al. 2019, section 4.2)
 
-    x -> Conv(W) -> y        becomes        x -> Conv(W, b') -> y
+x -> Conv(W) -> y        becomes        x -> Conv(W, b') -> y
 """
 
 from __future__ import annotations

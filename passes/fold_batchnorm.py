@@ -77,9 +77,10 @@ def why_not(norm: gs.Node, outputs: set[str]) -> str:
     if len(source.outputs) > 1 or source.name in outputs:
         return f"the output of {layer.name} is used elsewhere too"
     if layer.op == "Add":
-        product, bias = _biased_product(layer)
-        if product is None or bias is None:
+        found = _biased_product(layer)
+        if found is None:
             return f"it follows {layer.name}, an Add that is no bias"
+        product, bias = found
         if len(layer.inputs[1 - bias].outputs) > 1 or layer.inputs[1 - bias].name in outputs:
             return f"the output of {product.name} is used elsewhere too"
         layer = product
@@ -95,14 +96,14 @@ def why_not(norm: gs.Node, outputs: set[str]) -> str:
     return ""
 
 
-def _biased_product(add: gs.Node) -> tuple[gs.Node | None, int | None]:
+def _biased_product(add: gs.Node) -> tuple[gs.Node, int] | None:
     """The MatMul that an Add gives its bias to, and the position of that bias."""
     for position in (0, 1):
         other = add.inputs[1 - position]
         bias = add.inputs[position]
         if isinstance(bias, gs.Constant) and other.inputs and other.inputs[0].op == "MatMul" and bias.values.ndim <= 2:
             return other.inputs[0], position
-    return None, None
+    return None
 
 
 def _fold(norm: gs.Node) -> None:
@@ -112,8 +113,7 @@ def _fold(norm: gs.Node) -> None:
     layer = norm.inputs[0].inputs[0]
     last = layer
     if layer.op == "Add":
-        product, position = _biased_product(layer)
-        assert product is not None and position is not None
+        product, position = _biased_product(layer) or (layer, 0)
         bias = layer.inputs[position]
         values = np.broadcast_to(bias.values.astype(np.float64).reshape(-1), factor.shape) * factor + shift
         bias.values = values.astype(bias.values.dtype)

@@ -84,7 +84,7 @@ def decide(
     layers = {node.name: node for node in graph.nodes}
     for name, site in placed.weights.items():
         layer = layers[site.layer]
-        floor = np.float32(SMALLEST_SCALE)
+        floor = np.array(SMALLEST_SCALE, np.float32)
         if target.int32_bias:
             floor = np.maximum(floor, _bias_floor(layer, tensors[layer.inputs[0].name].scale[0]))
         tensors[name] = _weights(constants[name].values, site.axis, bits, floor, f"weights of {site.layer}")
@@ -100,7 +100,7 @@ def _shared_ranges(ranges: Mapping[str, tuple[float, float]], placed: Placement)
         if members:
             low = min(shared[name][0] for name in members)
             high = max(shared[name][1] for name in members)
-            shared.update({name: (low, high) for name in members})
+            shared.update(dict.fromkeys(members, (low, high)))
     return shared
 
 
@@ -116,7 +116,7 @@ def _activation(low: float, high: float, target: Target, why: str) -> QuantParam
     return QuantParams(target.activation, 8, (scale,), (zero_point,), None, why)
 
 
-def _weights(values: np.ndarray, axis: int | None, bits: int, floor: np.ndarray | np.float32, why: str) -> QuantParams:
+def _weights(values: np.ndarray, axis: int | None, bits: int, floor: np.ndarray, why: str) -> QuantParams:
     others = None if axis is None else tuple(k for k in range(values.ndim) if k != axis)
     largest = np.abs(values).max(axis=others)
     scale = np.atleast_1d(np.maximum(largest / (2 ** (bits - 1) - 1), floor)).astype(np.float32)
@@ -125,12 +125,12 @@ def _weights(values: np.ndarray, axis: int | None, bits: int, floor: np.ndarray 
     return QuantParams("int8", bits, tuple(map(float, scale)), (0,) * scale.size, axis, why)
 
 
-def _bias_floor(layer: gs.Node, input_scale: float) -> np.ndarray | np.float32:
+def _bias_floor(layer: gs.Node, input_scale: float) -> np.ndarray:
     """The smallest weight scale at which the layer's bias still fits into int32, with a factor 4 to spare.
 
     round(bias / (input_scale * weight_scale)) must stay below 2^31: a channel with tiny weights and an ordinary bias
     would overflow and come out as anything.
     """
     if len(layer.inputs) < 3 or not isinstance(layer.inputs[2], gs.Constant):
-        return np.float32(0)
+        return np.zeros((), np.float32)
     return np.abs(layer.inputs[2].values.reshape(-1)).astype(np.float32) / np.float32(input_scale * 2**29)

@@ -23,7 +23,9 @@ RULE = "bias-correction"
 Batch = Mapping[str, np.ndarray]
 
 
-def channel_means(model: onnx.ModelProto, channels: Mapping[str, int], batches: Sequence[Batch]) -> dict[str, np.ndarray]:
+def channel_means(
+    model: onnx.ModelProto, channels: Mapping[str, int], batches: Sequence[Batch]
+) -> dict[str, np.ndarray]:
     """Mean of each channel, [C] float64, of the tensors named. channels: tensor -> axis of its channels."""
     copy = onnx.ModelProto()
     copy.CopyFrom(model)

@@ -1,10 +1,10 @@
 """From what was observed of a tensor to the range [low, high] that its codes shall cover.
 
-    min-max     everything that was seen
-    percentile  all but the outermost share of values on each side
-    mse         the clipping that minimises the squared error over the histogram
-    entropy     the clipping whose quantized histogram stays closest to the true one (Kullback-Leibler), as in
-                Migacz, "8-bit inference with TensorRT", GTC 2017
+min-max     everything that was seen
+percentile  all but the outermost share of values on each side
+mse         the clipping that minimises the squared error over the histogram
+entropy     the clipping whose quantized histogram stays closest to the true one (Kullback-Leibler), as in
+            Migacz, "8-bit inference with TensorRT", GTC 2017
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ def _percentile(observed: Observed, bits: int) -> tuple[float, float]:
     share = np.cumsum(observed.counts) / observed.counts.sum()
     edges = observed.centers()
     outside = (100 - PERCENTILE) / 100
-    low = edges[np.searchsorted(share, outside)]
-    high = edges[min(np.searchsorted(share, 1 - outside), len(edges) - 1)]
+    low = edges[int(np.searchsorted(share, outside))]
+    high = edges[min(int(np.searchsorted(share, 1 - outside)), len(edges) - 1)]
     return max(observed.low, min(float(low), 0.0)), min(observed.high, max(float(high), 0.0))
 
 

@@ -42,9 +42,7 @@ Value = Tensor | fx.Node  # a constant, or something computed at call time
 Shapes = Mapping[str, tuple[int, ...]]
 
 
-def lower(
-    model: onnx.ModelProto, *, trainable: bool = True, input_shapes: Shapes | None = None
-) -> fx.GraphModule:
+def lower(model: onnx.ModelProto, *, trainable: bool = True, input_shapes: Shapes | None = None) -> fx.GraphModule:
     """Turn a model into a torch module whose forward takes the model's inputs in order and returns a tuple.
 
     Floating point initializers become parameters (``requires_grad=trainable``) under their own names, dots
@@ -80,9 +78,7 @@ def tap(gm: fx.GraphModule, tensors: Iterable[str]) -> fx.GraphModule:
     wanted = list(tensors)
     missing = [name for name in wanted if name not in by_name]
     if missing:
-        raise OnnxdfqError(
-            f"no tensor to tap: {', '.join(missing)}", "constants and unknown names cannot be tapped"
-        )
+        raise OnnxdfqError(f"no tensor to tap: {', '.join(missing)}", "constants and unknown names cannot be tapped")
     graph.output((outputs, {name: by_name[name] for name in wanted}))
     return _module(gm, graph, gm.meta["initializers"])
 
@@ -242,9 +238,7 @@ class _Lowering:
         arguments, keywords = fx.node.map_arg((call.args, call.kwargs), self.dry.__getitem__)
         try:
             return function(*arguments, **keywords)
-        except (
-            RuntimeError
-        ):  # the shape depends on values; a true mismatch will show when the module is called
+        except RuntimeError:  # the shape depends on values; a true mismatch will show when the module is called
             return None
 
     def _output(self, entry: onnx.ValueInfoProto) -> fx.Node:
@@ -286,12 +280,8 @@ _RESERVED = frozenset(dir(fx.GraphModule(nn.Module(), fx.Graph())))
 def _qualified_names(names: Iterable[str]) -> dict[str, str]:
     """A qualified name for each initializer: its own where torch can hold it, else a safe one."""
     names = list(names)
-    prefixes = {
-        ".".join(parts[:end]) for parts in (name.split(".") for name in names) for end in range(1, len(parts))
-    }
-    qualified = {
-        name: name for name in names if name not in prefixes and all(map(_holdable, name.split(".")))
-    }
+    prefixes = {".".join(parts[:end]) for parts in (name.split(".") for name in names) for end in range(1, len(parts))}
+    qualified = {name: name for name in names if name not in prefixes and all(map(_holdable, name.split(".")))}
     for name in names:
         if name not in qualified:
             qualified[name] = _safe_name(name, qualified.values())

@@ -40,7 +40,8 @@ class Session:
         self.provider: str = self._session.get_providers()[0]
         if device == "cuda" and self.provider != "CUDAExecutionProvider":
             raise OnnxdfqError(
-                "CUDA was asked for, but ONNX Runtime did not load it", "check driver and CUDA libraries, or --device cpu"
+                "CUDA was asked for, but ONNX Runtime did not load it",
+                "check driver and CUDA libraries, or --device cpu",
             )
         self.inputs: list[str] = [entry.name for entry in self._session.get_inputs()]
         self.outputs: list[str] = [entry.name for entry in self._session.get_outputs()]

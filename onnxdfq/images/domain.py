@@ -1,6 +1,6 @@
 """Which numbers an image holds when it arrives at the model's input, and how to put pixels into that form.
 
-    x = (pixel - mean) / std          pixel in 0..255, per channel
+x = (pixel - mean) / std          pixel in 0..255, per channel
 """
 
 from __future__ import annotations
@@ -39,7 +39,10 @@ class InputDomain:
         if into.dtype == np.uint8:
             values = np.rint(pixels).astype(np.uint8)
         else:
-            mean, std = (np.resize(np.float32(each), into.channels).reshape(1, -1, 1, 1) for each in (self.mean, self.std))
+            mean, std = (
+                np.resize(np.asarray(each, np.float32), into.channels).reshape(1, -1, 1, 1)
+                for each in (self.mean, self.std)
+            )
             values = (pixels.astype(np.float32) - mean) / std
         return np.ascontiguousarray(values.transpose(0, 2, 3, 1) if into.layout == "NHWC" else values)
 
@@ -65,21 +68,21 @@ PRESETS: dict[str, tuple[tuple[float, ...], tuple[float, ...], str]] = {
 def preset(name: str, channels: int, why: str) -> InputDomain:
     """A named domain for an input with ``channels`` channels. Raises OnnxdfqError for an unknown name."""
     if name not in PRESETS:
-        raise OnnxdfqError(f"no input domain is called {name}", f"choose one of {', '.join(PRESETS)}, or give --mean and --std")
+        raise OnnxdfqError(
+            f"no input domain is called {name}", f"choose one of {', '.join(PRESETS)}, or give --mean and --std"
+        )
     mean, std, order = PRESETS[name]
     return domain(name, mean, std, order, channels, why)
 
 
-def given(
-    mean: tuple[float, ...], std: tuple[float, ...], scale: float, order: str, channels: int
-) -> InputDomain:
+def given(mean: tuple[float, ...], std: tuple[float, ...], scale: float, order: str, channels: int) -> InputDomain:
     """The domain x = (pixel * scale - mean) / std, as training scripts write it."""
     if len(mean) not in (1, channels) or len(std) not in (1, channels):
         raise OnnxdfqError(f"--mean and --std need one value or {channels}", "separate them by commas")
     if scale <= 0 or min(std) <= 0:
         raise OnnxdfqError("--scale and --std must be above zero")
-    pixels = (tuple(value / scale for value in each) for each in (mean, std))
-    return domain("given", *pixels, order, channels, "given on the command line")
+    in_pixels = [tuple(value / scale for value in each) for each in (mean, std)]
+    return domain("given", in_pixels[0], in_pixels[1], order, channels, "given by the user")
 
 
 def domain(

@@ -5,8 +5,8 @@
    sigma_j^2 = s^2 w_j' K w_j with K the correlation of neighbouring pixels in photographs gives its deviation s.
 2. Without one, the model is asked: on images at the wrong scale (0..255 where about -2..2 was meant, or the other way
    round) its answers hardly depend on the image, or explode.
-3. What neither decides (numbers around one: is it -1..1 or normalized by ImageNet's statistics?) the file's origin does:
-   TensorFlow's padding or layout suggests -1..1, a single channel 0..1, everything else ImageNet's statistics.
+3. What neither decides (numbers around one: is it -1..1 or normalized by ImageNet's statistics?) the file's origin
+   does: TensorFlow's padding or layout suggests -1..1, a single channel 0..1, everything else ImageNet's statistics.
 """
 
 from __future__ import annotations
@@ -116,8 +116,12 @@ def _asked(
 ) -> InputDomain:
     small, origin = _origin(graph, into)
     near_one = preset(small, into.channels, origin)
-    centred = preset("caffe", into.channels, "its answers depend on the image only at this scale; no offset in its biases")
-    large = preset("raw255", into.channels, "its answers depend on the image only at this scale; its biases take off a mean")
+    centred = preset(
+        "caffe", into.channels, "its answers depend on the image only at this scale; no offset in its biases"
+    )
+    large = preset(
+        "raw255", into.channels, "its answers depend on the image only at this scale; its biases take off a mean"
+    )
     answers = {domain.name: run(domain.to_model(pixels, into)) for domain in (near_one, centred)}
     near, far = answers[small].reshape(len(pixels), -1), answers[centred.name].reshape(len(pixels), -1)
     if near.shape[1] < 2 or not np.isfinite(far).all():

@@ -3,7 +3,7 @@
 An image is 255 * sigmoid(z), so whatever the gradient does it stays an 8-bit image; z starts at a procedural image.
 Each step shifts and flips the batch by chance and lowers
 
-    B * mean over BatchNormalizations of  |mean - mu|^2 / sigma^2 + (std / sigma - 1)^2     statistics (ZeroQ, section 3)
+    B * mean over BatchNormalizations of  |mean - mu|^2 / sigma^2 + (std / sigma - 1)^2     statistics (ZeroQ)
   + C * mean relu(-log p(label) - log(1 / 0.9))                  confidence, content with 90 %: what goes beyond
                                                                  are patterns with activations no photograph has
   + T * mean absolute difference of neighbouring pixels          photographs are smooth
@@ -29,6 +29,7 @@ from onnxdfq.images.model_input import ModelInput
 STATISTICS, CONFIDENCE, SMOOTHNESS = 1.0, 1.0, 2.0
 CONTENT = float(-np.log(0.9))
 RATE = 0.05
+BATCH_PIXELS = 16 * 224 * 224  # in one step, where the model leaves the batch free
 
 
 def invert(
@@ -40,15 +41,13 @@ def invert(
     steps: int,
     seed: int,
     device: str,
-    batch: int = 16,
     on_step: Callable[[int, int], None] = lambda done, total: None,
 ) -> np.ndarray:
     """Optimized copies of ``starts``: pixels [N, C, H, W], integers 0..255 as float32.
 
-    model: with its BatchNormalization, at an opset the engine runs. batch: images that share statistics, unless the
-    model insists on a number. on_step: told (steps done, steps in all).
+    model: with its BatchNormalization, at an opset the engine runs. on_step: told (steps done, steps in all).
     """
-    size = into.batch or batch
+    size = into.batch or int(np.clip(BATCH_PIXELS // (into.height * into.width), 4, 64))
     what = guides(model)
     network = lower(model, trainable=False, input_shapes={into.name: into.shape(size)}).to(device)
     computed = {node.meta.get("onnx_tensor") for node in network.graph.nodes}

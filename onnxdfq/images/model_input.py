@@ -47,14 +47,18 @@ def model_input(
     inputs = [entry for entry in model.graph.input if entry.name not in initializers]
     if len(inputs) != 1:
         names = ", ".join(entry.name for entry in inputs) or "none"
-        raise OnnxdfqError(f"the model has {len(inputs)} inputs ({names})", "only models with one image input are supported")
+        raise OnnxdfqError(
+            f"the model has {len(inputs)} inputs ({names})", "only models with one image input are supported"
+        )
     entry = inputs[0]
     kind = entry.type.tensor_type
     if not entry.type.HasField("tensor_type") or kind.elem_type not in (onnx.TensorProto.FLOAT, onnx.TensorProto.UINT8):
         raise OnnxdfqError(f"input {entry.name} is neither float32 nor uint8", "only images are supported")
     dims: list[int] = [size.dim_value if size.HasField("dim_value") else 0 for size in kind.shape.dim]
     if len(dims) != 4:
-        raise OnnxdfqError(f"input {entry.name} has {len(dims)} axes, an image input has four", "only images are supported")
+        raise OnnxdfqError(
+            f"input {entry.name} has {len(dims)} axes, an image input has four", "only images are supported"
+        )
     if shape is not None:
         if len(shape) != 4 or any(have not in (0, given) for have, given in zip(dims[1:], shape[1:], strict=True)):
             raise OnnxdfqError(f"--input-shape does not fit input {entry.name} {dims}", "write it as 1x3x224x224")

@@ -61,9 +61,7 @@ def conv_transpose(
             (length - 1) * step + reach + more
             for length, step, reach, more in zip(x.shape[2:], view.strides, view.reach, extra, strict=True)
         ]
-        wanted = output_shape or [
-            length * step for length, step in zip(x.shape[2:], view.strides, strict=True)
-        ]
+        wanted = output_shape or [length * step for length, step in zip(x.shape[2:], view.strides, strict=True)]
         crop = _crop(full, wanted[-len(full) :], auto_pad)
     run = _CONV_TRANSPOSE[len(crop)]
     if all(begin == end >= 0 for begin, end in crop):

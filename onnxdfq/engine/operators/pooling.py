@@ -92,9 +92,7 @@ def _torch_can_pad(view: Window) -> bool:
 def _exact_pads(x: Tensor, view: Window, ceil: bool) -> list[tuple[int, int]]:
     """The pads with which floor-mode windows fit exactly: the end grows in ceil mode, or is cut."""
     exact = []
-    for length, step, reach, (begin, end) in zip(
-        x.shape[2:], view.strides, view.reach, view.pads, strict=True
-    ):
+    for length, step, reach, (begin, end) in zip(x.shape[2:], view.strides, view.reach, view.pads, strict=True):
         room = length + begin + end - reach
         count = (-(-room // step) if ceil else room // step) + 1
         if ceil and (count - 1) * step >= length + begin:  # a window must not start in the padding at the end
@@ -108,9 +106,7 @@ def _max_pool_with_indices(x: Tensor, view: Window, ceil: bool, storage_order: i
     size = x.shape[2:]
     pads = _exact_pads(x, view, ceil)
     padded = F.pad(x, torch_order(pads), value=-math.inf)
-    pool = {1: F.max_pool1d_with_indices, 2: F.max_pool2d_with_indices, 3: F.max_pool3d_with_indices}[
-        len(size)
-    ]
+    pool = {1: F.max_pool1d_with_indices, 2: F.max_pool2d_with_indices, 3: F.max_pool3d_with_indices}[len(size)]
     y, flat = pool(padded, view.kernel, view.strides, (0,) * len(size), view.dilations)
     # Unravel in the padded image, ravel in the original one.
     index = torch.zeros_like(flat)

@@ -92,15 +92,11 @@ def _range(zero_point: Tensor | None, input_types: tuple[int, ...], output_dtype
     """The bounds of the quantized type: what the node says, else the type of the zero point, else uint8."""
     declared = output_dtype or (input_types[2] if zero_point is not None else TensorProto.UNDEFINED)
     if declared == TensorProto.UNDEFINED and zero_point is not None:
-        limits = torch.iinfo(
-            zero_point.dtype
-        )  # made by the graph: its type was not declared, the tensor tells
+        limits = torch.iinfo(zero_point.dtype)  # made by the graph: its type was not declared, the tensor tells
         return int(limits.min), int(limits.max)
     if declared not in _RANGES:
         name = TensorProto.DataType.Name(declared)
-        raise OnnxdfqError(
-            f"QuantizeLinear to {name} is not supported", "integers of 2, 4, 8 and 16 bits are"
-        )
+        raise OnnxdfqError(f"QuantizeLinear to {name} is not supported", "integers of 2, 4, 8 and 16 bits are")
     return _RANGES[declared]
 
 

@@ -41,9 +41,7 @@ _REDUCE: dict[str, Callable[[Tensor, list[int], bool], Tensor]] = {
 @operator("ReduceProd", since=1)
 @operator("ReduceSum", since=1)
 @operator("ReduceSumSquare", since=1)
-def reduce_over_attribute(
-    x: Tensor, *, axes: list[int] | None = None, keepdims: int = 1, op_type: str
-) -> Tensor:
+def reduce_over_attribute(x: Tensor, *, axes: list[int] | None = None, keepdims: int = 1, op_type: str) -> Tensor:
     """Reduce over ``axes``, over all when it is missing."""
     return _REDUCE[op_type](x, list(axes or range(x.ndim)), bool(keepdims)).to(x.dtype)
 
@@ -83,9 +81,7 @@ def arg_min(x: Tensor, *, axis: int = 0, keepdims: int = 1, select_last_index: i
 
 
 @operator("TopK", since=10, host=("k",))
-def top_k(
-    x: Tensor, k: Ints, *, axis: int = -1, largest: int = 1, sorted: int = 1, outputs: int
-) -> tuple[Tensor, ...]:
+def top_k(x: Tensor, k: Ints, *, axis: int = -1, largest: int = 1, sorted: int = 1, outputs: int) -> tuple[Tensor, ...]:
     """The k largest (or smallest) elements along ``axis`` and their positions; the first of equals wins."""
     values, indices = torch.sort(x, dim=axis, descending=bool(largest), stable=True)
     count = ints(k)[0]

@@ -16,9 +16,7 @@ Floats = Tensor | list[float]
 
 
 @operator("Upsample", since=7)
-def upsample_by_attribute(
-    x: Tensor, *, scales: list[float], mode: Literal["nearest", "linear"] = "nearest"
-) -> Tensor:
+def upsample_by_attribute(x: Tensor, *, scales: list[float], mode: Literal["nearest", "linear"] = "nearest") -> Tensor:
     return upsample(x, scales, mode=mode)
 
 
@@ -26,9 +24,7 @@ def upsample_by_attribute(
 @operator("Resize", since=10, host=("scales",))
 def upsample(x: Tensor, scales: Floats, *, mode: Literal["nearest", "linear"] = "nearest") -> Tensor:
     """The first forms of Resize knew one rule: output position / scale, rounded down for nearest."""
-    return resize(
-        x, None, scales, mode=mode, coordinate_transformation_mode="asymmetric", nearest_mode="floor"
-    )
+    return resize(x, None, scales, mode=mode, coordinate_transformation_mode="asymmetric", nearest_mode="floor")
 
 
 @operator("Resize", since=11, host=("roi", "scales", "sizes"))
@@ -72,9 +68,7 @@ def resize(
             continue
         where = _coordinates(x.shape[axis], length, factor, coordinate_transformation_mode)
         if mode == "nearest":
-            x = x.index_select(
-                axis, _round(where, nearest_mode).clamp(0, x.shape[axis] - 1).long().to(x.device)
-            )
+            x = x.index_select(axis, _round(where, nearest_mode).clamp(0, x.shape[axis] - 1).long().to(x.device))
         else:
             taps = _linear_taps(where) if mode == "linear" else _cubic_taps(where, cubic_coeff_a)
             x = _weighted_sum(x, axis, *taps, bool(exclude_outside) and mode == "cubic")

@@ -65,9 +65,7 @@ def concat(*tensors: Tensor, axis: int) -> Tensor:
 
 
 @operator("Split", since=2)
-def split_by_attribute(
-    x: Tensor, *, axis: int = 0, split: list[int] | None = None, outputs: int
-) -> tuple[Tensor, ...]:
+def split_by_attribute(x: Tensor, *, axis: int = 0, split: list[int] | None = None, outputs: int) -> tuple[Tensor, ...]:
     return split_by_input(x, split, axis=axis, outputs=outputs)
 
 
@@ -80,16 +78,12 @@ def split_by_input(
 
 
 @operator("Slice", since=1)
-def slice_by_attributes(
-    x: Tensor, *, starts: list[int], ends: list[int], axes: list[int] | None = None
-) -> Tensor:
+def slice_by_attributes(x: Tensor, *, starts: list[int], ends: list[int], axes: list[int] | None = None) -> Tensor:
     return slice_by_inputs(x, starts, ends, axes)
 
 
 @operator("Slice", since=10, host=("starts", "ends", "axes", "steps"))
-def slice_by_inputs(
-    x: Tensor, starts: Ints, ends: Ints, axes: Ints | None = None, steps: Ints | None = None
-) -> Tensor:
+def slice_by_inputs(x: Tensor, starts: Ints, ends: Ints, axes: Ints | None = None, steps: Ints | None = None) -> Tensor:
     """Python's rules for negative and huge givens are those of ONNX."""
     first, last = ints(starts), ints(ends)
     dims = list(range(len(first))) if axes is None else ints(axes)
@@ -99,9 +93,7 @@ def slice_by_inputs(
         if step < 0:  # torch slices forwards only
             x = x.index_select(axis, torch.tensor(taken, dtype=torch.int64, device=x.device))
         else:
-            index = (slice(None),) * (axis % x.ndim) + (
-                slice(taken.start, taken.start + len(taken) * step, step),
-            )
+            index = (slice(None),) * (axis % x.ndim) + (slice(taken.start, taken.start + len(taken) * step, step),)
             x = x[index]
     return x
 
@@ -146,9 +138,7 @@ def pad(
         given = number(value)
         fill = given.item() if isinstance(given, Tensor) else given or 0
         return F.pad(x, torch_order(pairs), value=fill)
-    for axis, (begin, end) in enumerate(
-        pairs
-    ):  # one axis at a time, as torch reflects only the trailing ones
+    for axis, (begin, end) in enumerate(pairs):  # one axis at a time, as torch reflects only the trailing ones
         if begin or end:
             positions = torch.arange(-begin, x.shape[axis] + end, device=x.device)
             x = x.index_select(axis, _fold(positions, x.shape[axis], mode))
@@ -180,6 +170,4 @@ def space_to_depth(x: Tensor, *, blocksize: int) -> Tensor:
     """x [N, C, H * b, W * b] -> [N, b * b * C, H, W]."""
     n, c, h, w = x.shape
     b = blocksize
-    return (
-        x.reshape(n, c, h // b, b, w // b, b).permute(0, 3, 5, 1, 2, 4).reshape(n, c * b * b, h // b, w // b)
-    )
+    return x.reshape(n, c, h // b, b, w // b, b).permute(0, 3, 5, 1, 2, 4).reshape(n, c * b * b, h // b, w // b)

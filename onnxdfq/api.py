@@ -1,0 +1,102 @@
+"""The same as the command line, from Python."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+import onnx
+
+from onnxdfq.calibrate.observers import Method
+from onnxdfq.config import Options
+from onnxdfq.console import Progress
+from onnxdfq.engine.ort import Device
+from onnxdfq.model_file import check_writable, read_model, write_model
+from onnxdfq.pipeline import quantize_model
+from onnxdfq.report.report import Report
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """models: the quantized model for each target. report: what was decided, assumed and measured."""
+
+    models: dict[str, onnx.ModelProto]
+    report: Report
+
+
+def quantize(
+    model: str | Path,
+    *,
+    bits: int = 8,
+    target: str | Sequence[str] = "tensorrt",
+    recipe: str = "balanced",
+    output: str | Path | Mapping[str, Path] | None = None,
+    domain: str | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    scale: float = 1.0,
+    order: Literal["RGB", "BGR"] = "RGB",
+    input_shape: Sequence[int] | None = None,
+    observer: Method | None = None,
+    bias_correction: bool = True,
+    evaluate: str | Path | None = None,
+    device: Device = "auto",
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Quantized:
+    """Quantize an ONNX file without data.
+
+    model: path of a float ONNX file with one image input [N, C, H, W] or [N, H, W, C].
+    bits: of the weights. target: "tensorrt", "ort-cpu", or several. recipe: "fast" or "balanced".
+    output: where to write the model, for several targets a folder or a file for each; None writes nothing.
+    domain, or mean, std and scale (x = (pixel * scale - mean) / std), and order: what the model is fed with; inferred
+        when not given. input_shape: needed only where H and W are free and no usual size runs.
+    observer: how ranges are cut; None takes the default of the bit width.
+    evaluate: labelled images for the report's accuracy; they calibrate nothing.
+    device: for gradients and verification. seed: same seed, model and options, same bytes.
+
+    Raises OnnxdfqError for whatever can be mended from outside.
+    """
+    path = Path(model)
+    options = Options(
+        bits=bits,
+        targets=(target,) if isinstance(target, str) else tuple(dict.fromkeys(target)),
+        recipe=recipe,
+        device=device,
+        seed=seed,
+        domain=domain,
+        mean=tuple(mean) if mean is not None else None,
+        std=tuple(std) if std is not None else None,
+        scale=scale,
+        order=order,
+        input_shape=tuple(input_shape) if input_shape is not None else None,
+        observer=observer,
+        bias_correction=bias_correction,
+        evaluate=Path(evaluate) if evaluate is not None else None,
+    )
+    original = read_model(path)
+    files = dict(output) if isinstance(output, Mapping) else {}
+    if isinstance(output, (str, Path)):
+        files = output_files(path, bits, options.targets, Path(output))
+    for file in files.values():
+        check_writable(file, path)
+    described = {name: str(value) if isinstance(value, Path) else value for name, value in asdict(options).items()}
+    report = Report(str(path), path.stat().st_size, described)
+    run = quantize_model(original, options, report, progress or Progress())
+    for name, file in files.items():
+        write_model(run.results[name], file)
+        report.targets[name].file = str(file)
+    return Quantized(run.results, report)
+
+
+def output_files(model: Path, bits: int, targets: Sequence[str], output: Path | None) -> dict[str, Path]:
+    """Where the model of each target goes: ``output`` is a file for one target, a folder for several; by default
+    model.<target>.int<bits>.onnx beside the input."""
+    names = {target: f"{model.stem}.{target}.int{bits}.onnx" for target in targets}
+    if output is None:
+        return {target: model.parent / name for target, name in names.items()}
+    if len(names) == 1 and not output.is_dir():
+        return dict.fromkeys(names, output)
+    return {target: output / name for target, name in names.items()}

@@ -1,0 +1,116 @@
+"""Reports as tables for a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from rich.console import Console
+from rich.table import Table
+
+from onnxdfq.inspect import Inspection
+from onnxdfq.report.report import Report, TargetReport
+
+NAMES_SHOWN = 3
+
+
+def show_report(report: Report, console: Console) -> None:
+    """The summary of a quantize run."""
+    facts = _facts()
+    facts.add_row("model", f"{report.model} ({_size(report.size)})")
+    facts.add_row("input", report.input)
+    facts.add_row("assumed input", report.domain)
+    facts.add_row("images", report.images)
+    facts.add_row("BatchNormalization", report.batchnorm)
+    for notice in report.notices:
+        facts.add_row("notice", notice)
+    slowest = sorted(report.stages.items(), key=lambda item: -item[1])[:4]
+    times = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in slowest)
+    facts.add_row("time", f"{sum(report.stages.values()):.1f} s ({times}), peak memory {report.peak_mb:.0f} MB")
+    console.print(facts)
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("target", "size", "layers in int8", "agreement", "SQNR", *(["top-1"] if report.accuracy else [])):
+        table.add_column(heading)
+    for name, target in report.targets.items():
+        top1 = [f"{report.accuracy:.2f} -> {target.accuracy:.2f}"] if report.accuracy and target.accuracy else []
+        table.add_row(
+            name, _shrunk(report, target), f"{target.layers} of {target.of}", _agreement(target), _sqnr(target), *top1
+        )
+    console.print(table)
+    for name, target in report.targets.items():
+        details = _facts()
+        details.add_row("written to", target.file or "nowhere")
+        details.add_row("bias correction", target.bias_correction)
+        details.add_row("verified on", f"{target.provider}, {target.agreement.images} held-out synthetic images")
+        for reason, nodes in target.skips.items():
+            details.add_row("left in float", f"{_some(nodes)}: {reason}")
+        console.print(f"[bold]{name}[/bold]")
+        console.print(details)
+
+
+def show_inspection(found: Inspection, console: Console) -> None:
+    """What `onnxdfq inspect` prints."""
+    facts = _facts()
+    facts.add_row("model", f"{found.model} ({_size(found.size)}, {found.parameters:,} numbers, opset {found.opset})")
+    facts.add_row("inputs", _interface(found.inputs))
+    facts.add_row("outputs", _interface(found.outputs))
+    facts.add_row("operators", ", ".join(f"{count} {name}" for name, count in found.operators.items()))
+    facts.add_row("BatchNormalization", f"{found.folded} can be folded, {len(found.kept)} stay")
+    for skip in found.kept:
+        facts.add_row("", f"{skip.node} stays: {skip.reason}")
+    facts.add_row("image synthesis", _led_by(found))
+    console.print(facts)
+    for name, target in found.targets.items():
+        console.print(
+            f"[bold]{name}[/bold]: {target['layers']} of {found.layers} layers in integers, "
+            f"{target['activations']} activations quantized"
+        )
+        for reason, nodes in _by_reason(target["skips"]).items():
+            console.print(f"  left in float: {_some(nodes)}: {reason}", highlight=False)
+
+
+def _led_by(found: Inspection) -> str:
+    if found.gradients:
+        return f"procedural only: {found.gradients}"
+    led = [f"{found.statistics} BatchNormalization statistics"] if found.statistics else []
+    led += [f"{found.classes} classes"] if found.classes else []
+    return f"led by {' and '.join(led)}" if led else "procedural: neither statistics nor classes"
+
+
+def _facts() -> Table:
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    return table
+
+
+def _by_reason(skips: Sequence[Mapping[str, str]]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for skip in skips:
+        found.setdefault(skip["reason"], []).append(skip["node"])
+    return found
+
+
+def _some(names: Sequence[str]) -> str:
+    rest = len(names) - NAMES_SHOWN
+    return ", ".join(names[:NAMES_SHOWN]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def _interface(entries: Mapping[str, Sequence[int | str]]) -> str:
+    return ", ".join(f"{name} [{', '.join(map(str, shape))}]" for name, shape in entries.items())
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e6:.2f} MB" if count >= 1e5 else f"{count / 1e3:.1f} kB"
+
+
+def _shrunk(report: Report, target: TargetReport) -> str:
+    return f"{_size(report.size)} -> {_size(target.size)} ({target.size / report.size:.2f})"
+
+
+def _agreement(target: TargetReport) -> str:
+    found = target.agreement
+    return "no classifier" if found.top1 is None else f"{found.top1:.1f} %, KL {found.kl:.2g}"
+
+
+def _sqnr(target: TargetReport) -> str:
+    return ", ".join(f"{name} {value:.1f} dB" for name, value in target.agreement.sqnr.items())
