@@ -61,7 +61,7 @@ class Run:
     held_out: np.ndarray = field(init=False)
     placements: dict[str, Placement] = field(default_factory=dict)
     ranges: Ranges = field(default_factory=dict)
-    expected: dict[str, np.ndarray] = field(default_factory=dict)  # layer output -> mean of its channels
+    expected: dict[str, np.ndarray] = field(default_factory=dict)  # layer -> mean of each channel of its output
     plans: dict[str, QuantPlan] = field(default_factory=dict)
     corrections: dict[str, str] = field(default_factory=dict)
     results: dict[str, onnx.ModelProto] = field(default_factory=dict)
@@ -237,14 +237,14 @@ def _correct(run: Run, target: str) -> None:
     if not run.options.bias_correction:
         run.corrections[target] = "not asked for"
         return
-    graph = gs.import_onnx(run.results[target])
-    sites = run.placements[target].weights.values()
-    names = {site.layer for site in sites}
-    layers = [node for node in graph.nodes if node.name in names]
-    axes = {node.outputs[0].name: 1 if node.op in ("Conv", "ConvTranspose") else -1 for node in layers}
+    names = {site.layer for site in run.placements[target].weights.values()}
+    layers = {node.name: node for node in run.graph.nodes if node.name in names}
+    axes = {name: 1 if node.op in ("Conv", "ConvTranspose") else -1 for name, node in layers.items()}
     batches = run.batches(run.calibration[:CORRECTION_IMAGES])
-    missing = {name: axis for name, axis in axes.items() if name not in run.expected}
-    run.expected.update(channel_means(run.model, missing, batches) if missing else {})
+    missing = {layers[name].outputs[0].name: axes[name] for name in sorted(names - run.expected.keys())}
+    means = channel_means(run.model, missing, batches) if missing else {}
+    run.expected.update({name: means[layers[name].outputs[0].name] for name in names - run.expected.keys()})
+    graph = gs.import_onnx(run.results[target])
     result = correct_biases(graph, sorted(names), run.expected, axes, batches, run.progress.step)
     corrected = gs.export_onnx(graph)
     reference, held_out = Session(run.model), run.batches(run.held_out)

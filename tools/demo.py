@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from digits import held_out
 
+from digits import held_out
 from onnxdfq.cli import main
 
 ROOT = Path(__file__).parents[1]

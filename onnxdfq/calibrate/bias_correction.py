@@ -56,8 +56,8 @@ def correct_biases(
 ) -> PassResult:
     """Correct the biases of ``layers`` (names of nodes) of a quantized graph in place.
 
-    expected: mean [C] that the output of a layer has in the float model on the same images, by tensor name. axes: axis
-    of its channels. batches: the images; what is alive at a cut is held for all of them.
+    expected: mean [C] that the output of a layer has in the float model on the same images, by layer. axes: axis of
+    its channels. batches: the images; what is alive at a cut is held for all of them.
     """
     graph.toposort()
     wanted = [node for node in graph.nodes if node.name in set(layers)]
@@ -72,9 +72,9 @@ def correct_biases(
         session = Session(piece.model(graph, produced), optimize=False)
         for held in alive:
             held.update(session.run({name: held[name] for name in session.inputs}))
-        axis = axes[written]
+        axis = axes[layer.name]
         mean = _mean([held[written] for held in alive], axis)
-        shift = expected[written] - mean
+        shift = expected[layer.name] - mean
         shift_bias(layer, shift)
         for held in alive:
             held[written] = _added(held[written], shift, axis, in_place=layer.op != "MatMul")

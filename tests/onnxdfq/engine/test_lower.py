@@ -289,9 +289,7 @@ def test_signatures_cover_the_onnx_schema(entry: Any) -> None:
     if entry.domain:
         return
     keywords = {
-        p.name: p.default
-        for p in inspect.signature(entry.load()).parameters.values()
-        if p.kind is p.KEYWORD_ONLY
+        p.name: p.default for p in inspect.signature(entry.load()).parameters.values() if p.kind is p.KEYWORD_ONLY
     }
     known: dict[str, Any] = {}
     for version in range(entry.since, entry.until + 1):

@@ -129,14 +129,8 @@ NORMALIZATION = [
 ]
 
 ACTIVATION = [
-    *(
-        case(op, 3 * f(3, 5), opset=13)
-        for op in ("Relu", "LeakyRelu", "Sigmoid", "HardSigmoid", "Tanh", "Elu")
-    ),
-    *(
-        case(op, 3 * f(3, 5), opset=22)
-        for op in ("HardSwish", "Selu", "Celu", "Softplus", "Softsign", "Mish")
-    ),
+    *(case(op, 3 * f(3, 5), opset=13) for op in ("Relu", "LeakyRelu", "Sigmoid", "HardSigmoid", "Tanh", "Elu")),
+    *(case(op, 3 * f(3, 5), opset=22) for op in ("HardSwish", "Selu", "Celu", "Softplus", "Softsign", "Mish")),
     case("LeakyRelu", f(3, 5), opset=13, alpha=0.3),
     case("Elu", f(3, 5), opset=13, alpha=0.3),
     case("ThresholdedRelu", f(3, 5), opset=13, alpha=0.5),
@@ -188,10 +182,7 @@ ELEMENTWISE = [
     *(case(op, f(3, 4), f(4), f(3, 1), opset=13) for op in ("Min", "Max", "Sum", "Mean")),
     *(case(op, i64(1, 2, 3), i64(2, 2, 2), opset=13) for op in ("Equal", "Greater", "Less")),
     *(case(op, f(3, 4), f(4), opset=16) for op in ("GreaterOrEqual", "LessOrEqual")),
-    *(
-        case(op, np.array([True, False]), np.array([[True], [False]]), opset=13)
-        for op in ("And", "Or", "Xor")
-    ),
+    *(case(op, np.array([True, False]), np.array([[True], [False]]), opset=13) for op in ("And", "Or", "Xor")),
     case("Not", np.array([True, False]), opset=13),
     case("Where", np.array([True, False]), f(3, 2), f(2), opset=13),
     case("Cast", 3 * f(3, 4), opset=13, to=onnx.TensorProto.INT32),
@@ -288,14 +279,9 @@ RESIZE = [
     case("Upsample", f(1, 2, 3, 4), opset=7, scales=[1.0, 1.0, 2.0, 3.0]),
     case("Upsample", f(1, 2, 3, 4), f32(1, 1, 2, 1.5), opset=9, mode="linear"),
     case("Resize", f(1, 2, 3, 4), f32(1, 1, 0.6, 2), opset=10),
+    *(case("Resize", NCHW, None, f32(1, 1, 2, 1.7), opset=19, coordinate_transformation_mode=m) for m in MODES),
     *(
-        case("Resize", NCHW, None, f32(1, 1, 2, 1.7), opset=19, coordinate_transformation_mode=m)
-        for m in MODES
-    ),
-    *(
-        case(
-            "Resize", NCHW, None, None, i64(1, 2, 8, 4), opset=19, mode=mode, coordinate_transformation_mode=m
-        )
+        case("Resize", NCHW, None, None, i64(1, 2, 8, 4), opset=19, mode=mode, coordinate_transformation_mode=m)
         for mode in ("linear", "cubic")
         for m in MODES
     ),
@@ -313,22 +299,14 @@ RESIZE = [
         for r in ROUNDINGS
         for m in ("asymmetric", "half_pixel", "tf_half_pixel_for_nn")
     ),
-    case(
-        "Resize", NCHW, None, f32(1, 1, 2, 2), opset=13, mode="cubic", exclude_outside=1, cubic_coeff_a=-0.5
-    ),
-    case(
-        "Resize", NCHW, None, None, i64(10, 9), opset=18, axes=[2, 3], keep_aspect_ratio_policy="not_larger"
-    ),
-    case(
-        "Resize", NCHW, None, None, i64(10, 9), opset=18, axes=[2, 3], keep_aspect_ratio_policy="not_smaller"
-    ),
+    case("Resize", NCHW, None, f32(1, 1, 2, 2), opset=13, mode="cubic", exclude_outside=1, cubic_coeff_a=-0.5),
+    case("Resize", NCHW, None, None, i64(10, 9), opset=18, axes=[2, 3], keep_aspect_ratio_policy="not_larger"),
+    case("Resize", NCHW, None, None, i64(10, 9), opset=18, axes=[2, 3], keep_aspect_ratio_policy="not_smaller"),
 ]
 
 ALL = CONVOLUTION + POOLING + NORMALIZATION + ACTIVATION + ELEMENTWISE + REDUCTION + SHAPE + RESIZE
 
 
 @pytest.mark.parametrize(("op", "inputs", "options"), ALL)
-def test_node_agrees_with_onnxruntime(
-    node_agrees: Any, op: str, inputs: Any, options: dict[str, Any]
-) -> None:
+def test_node_agrees_with_onnxruntime(node_agrees: Any, op: str, inputs: Any, options: dict[str, Any]) -> None:
     node_agrees(op, *inputs, **options)

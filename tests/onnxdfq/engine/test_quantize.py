@@ -99,9 +99,7 @@ def test_output_dtype_stands_in_for_the_zero_point() -> None:
         [helper.make_tensor_value_info("y", onnx.TensorProto.INT8, [2])],
         [numpy_helper.from_array(np.array(0.5, np.float32), "s")],
     )
-    (y,) = lower(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)]))(
-        torch.tensor([-3.0, 100.0])
-    )
+    (y,) = lower(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)]))(torch.tensor([-3.0, 100.0]))
     assert y.dtype == torch.int8
     assert y.tolist() == [-6, 127]
 

@@ -1,0 +1,153 @@
+"""The whole way from a float model to files: what runs in integers, what accuracy is left, what is guarded."""
+
+import subprocess
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from digits import held_out
+from onnx import numpy_helper, parser
+
+import onnxdfq
+from onnxdfq import simplify
+
+DIGITS = Path(__file__).parents[2] / "models" / "digits_mobilenet.onnx"
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The shipped model for both targets, with held-out accuracy in the report."""
+    folder = tmp_path_factory.mktemp("digits")
+    images, labels = held_out()
+    np.savez(folder / "digits.npz", images=images, labels=labels)
+    targets = ("tensorrt", "ort-cpu")
+    return onnxdfq.quantize(DIGITS, target=targets, recipe="fast", evaluate=folder / "digits.npz", output=folder)
+
+
+def kernels(model: onnx.ModelProto, tmp_path: Path) -> Counter[str]:
+    """How many of each operator onnxruntime really runs."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
+    onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return Counter(node.op_type for node in onnx.load(tmp_path / "optimized.onnx").graph.node)
+
+
+def saved(text: str, shapes: dict[str, tuple[int, ...]], path: Path) -> Path:
+    model = parser.parse_model(text)
+    rng = np.random.default_rng(1)
+    for name, shape in shapes.items():
+        model.graph.initializer.append(numpy_helper.from_array(rng.normal(0, 0.3, shape).astype(np.float32), name))
+    onnx.save(model, path)
+    return path
+
+
+def test_accuracy_is_kept_on_both_targets(both: Any) -> None:
+    assert both.report.accuracy > 99
+    for target in both.report.targets.values():
+        assert target.accuracy > both.report.accuracy - 0.5
+        assert target.agreement.top1 > 90
+
+
+def test_every_convolution_runs_in_integers_on_ort_cpu(both: Any, tmp_path: Path) -> None:
+    found = kernels(both.models["ort-cpu"], tmp_path)
+    assert found["QLinearConv"] == 17
+    assert found["QGemm"] == 1
+    assert found["QLinearAdd"] == 2
+    assert not found["Conv"]
+    assert not found["FusedConv"]
+
+
+def test_the_tensorrt_file_is_symmetric_int8_with_float_biases(both: Any) -> None:
+    model = both.models["tensorrt"]
+    values = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
+            scale, zero = values[node.input[1]], values[node.input[2]]
+            assert zero.dtype == np.int8
+            assert not zero.any()
+            assert (scale > 0).all()
+            assert scale.ndim == 0 or any(each.name == "axis" for each in node.attribute)
+        if node.op_type in ("Conv", "Gemm"):
+            assert values[node.input[2]].dtype == np.float32
+    outputs = {entry.name for entry in model.graph.output}
+    assert not any(node.op_type == "DequantizeLinear" and node.output[0] in outputs for node in model.graph.node)
+
+
+def test_several_targets_at_once_decide_as_one_by_one(both: Any) -> None:
+    """Not to the last bit: what else is measured in the same pass changes how the runtime orders its sums."""
+    for name, together in both.report.targets.items():
+        alone = onnxdfq.quantize(DIGITS, target=name, recipe="fast").report.targets[name]
+        assert alone.plan.readers == together.plan.readers
+        for tensor, params in alone.plan.tensors.items():
+            np.testing.assert_allclose(params.scale, together.plan.tensors[tensor].scale, rtol=1e-4)
+
+
+def test_weights_take_a_quarter(both: Any) -> None:
+    for target in both.report.targets.values():
+        assert target.size < 0.45 * both.report.size
+
+
+def test_channels_last_and_raw_pixels(tmp_path: Path) -> None:
+    path = saved(
+        """<ir_version: 8, opset_import: ["" : 12]>
+        g (float[1, 24, 24, 3] image) => (float[1, 6] scores) {
+            x = Transpose<perm = [0, 3, 1, 2]>(image)
+            a = Conv<pads = [0, 0, 1, 1], strides = [2, 2]>(x, w1, b1)
+            r = Relu(a)
+            p = GlobalAveragePool(r)
+            s = Conv(p, w2, b2)
+            scores = Flatten(s)
+        }""",
+        {"w1": (16, 3, 3, 3), "b1": (16,), "w2": (6, 16, 1, 1), "b2": (6,)},
+        tmp_path / "last.onnx",
+    )
+    done = onnxdfq.quantize(path, target="ort-cpu", recipe="fast", domain="raw255")
+    assert "NHWC" in done.report.input
+    assert done.report.domain.startswith("raw255: values 0..255")
+    assert [size.dim_value for size in done.models["ort-cpu"].graph.input[0].type.tensor_type.shape.dim] == [
+        1,
+        24,
+        24,
+        3,
+    ]
+    assert kernels(done.models["ort-cpu"], tmp_path)["QLinearConv"] == 1
+
+
+def test_free_height_and_width_stay_free(tmp_path: Path) -> None:
+    text = """<ir_version: 8, opset_import: ["" : 18]>
+    g (float[N, 1, H, W] image) => (float[N, 4, H, W] features) {
+        a = Conv<pads = [1, 1, 1, 1]>(image, w1)
+        r = Relu(a)
+        features = Conv<pads = [1, 1, 1, 1]>(r, w2)
+    }"""
+    path = saved(text, {"w1": (16, 1, 3, 3), "w2": (4, 16, 3, 3)}, tmp_path / "free.onnx")
+    done = onnxdfq.quantize(path, target=("ort-cpu", "tensorrt"), recipe="fast", input_shape=(1, 1, 40, 56))
+    session = onnxruntime.InferenceSession(
+        done.models["ort-cpu"].SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    (features,) = session.run(None, {"image": np.zeros((2, 1, 31, 17), np.float32)})
+    assert features.shape == (2, 4, 31, 17)
+    assert [entry.shape for entry in session.get_inputs()] == [["N", 1, "H", "W"]]
+    assert done.report.targets["ort-cpu"].agreement.top1 is None
+    assert done.report.targets["ort-cpu"].agreement.sqnr["features"] > 25
+
+
+def test_a_simplifier_that_crashes_is_only_a_notice(monkeypatch: pytest.MonkeyPatch) -> None:
+    crashed = subprocess.CompletedProcess([], -11)
+    monkeypatch.setattr(simplify.subprocess, "run", lambda *arguments, **options: crashed)
+    done = onnxdfq.quantize(DIGITS, target="ort-cpu", recipe="fast")
+    assert "not simplified: onnxsim ended with code -11" in done.report.notices
+    assert done.report.targets["ort-cpu"].layers == 18
+
+
+def test_a_simplifier_that_changes_the_numbers_is_not_believed() -> None:
+    model = onnx.load(DIGITS)
+    answers = iter([[np.ones(3)], [np.zeros(3)]])
+    result, reason = simplify.simplified(model, lambda each: next(answers))
+    assert result is model
+    assert reason == "the result computes something else"
