@@ -31,7 +31,7 @@ from onnxdfq.verify.labelled import accuracy, read_labelled
 from passes.base import run_passes
 from passes.canonicalize import CANONICAL
 from passes.fold_batchnorm import FoldBatchNorm
-from passes.freeze_weights import FreezeWeights
+from passes.freeze_weights import FreezeBiases, FreezeWeights
 from passes.insert_qdq import InsertQDQ
 from passes.placement import WEIGHTED, Placement, place
 from passes.plan import QuantPlan, decide
@@ -263,7 +263,7 @@ def _correct(run: Run, target: str) -> None:
 
 def _freeze(run: Run, target: str) -> None:
     graph = gs.import_onnx(run.results[target])
-    run_passes(graph, [FreezeWeights()])
+    run_passes(graph, [FreezeBiases(TARGETS[target].int32_bias_written), FreezeWeights()])
     model = gs.export_onnx(graph)
     model.producer_name = "onnxdfq"
     model.graph.name = run.original.graph.name

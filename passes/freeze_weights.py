@@ -40,6 +40,48 @@ class FreezeWeights(Pass):
         return PassResult(changed)
 
 
+@dataclass(frozen=True)
+class FreezeBiases(Pass):
+    """Turn float biases of ``ops`` into int32, wherever both factors are dequantized with a zero-point of 0 for W."""
+
+    name: ClassVar[str] = "freeze-biases"
+    ops: frozenset[str]
+
+    def __call__(self, graph: gs.Graph) -> PassResult:
+        changed = 0
+        for node in [each for each in graph.nodes if each.op in self.ops]:
+            scales = _product_scales(node)
+            if scales is None:
+                continue
+            bias = node.inputs[2]
+            codes = np.clip(np.rint(bias.values / scales), -(2**31), 2**31 - 1).astype(np.int32)
+            held = gs.Constant(f"{bias.name}_quantized", codes)
+            scale = gs.Constant(f"{bias.name}_scale", scales)
+            zero = gs.Constant(f"{bias.name}_zero_point", np.zeros_like(codes))
+            real = gs.Variable(f"{bias.name}_dequantized", np.dtype(np.float32), codes.shape)
+            inputs, name = [held, scale, zero], f"{bias.name}_DQ"
+            graph.layer(op="DequantizeLinear", name=name, inputs=inputs, outputs=[real], attrs={"axis": 0})
+            node.inputs[2] = real
+            changed += 1
+        graph.cleanup().toposort()
+        return PassResult(changed)
+
+
+def _product_scales(node: gs.Node) -> np.ndarray | None:
+    """scale_x * scale_W for each output [C]; None when the node is no integer product with a plain constant bias."""
+    if len(node.inputs) < 3 or not isinstance(node.inputs[2], gs.Constant) or node.inputs[2].values.ndim != 1:
+        return None
+    if node.attrs.get("alpha", 1.0) != 1.0 or node.attrs.get("beta", 1.0) != 1.0:
+        return None
+    scales = []
+    for tensor in node.inputs[:2]:
+        if not tensor.inputs or tensor.inputs[0].op != "DequantizeLinear":
+            return None
+        scales.append(tensor.inputs[0].inputs[1].values)
+    product = np.asarray(scales[0] * scales[1], np.float32)
+    return np.broadcast_to(product, node.inputs[2].values.shape).copy() if product.ndim < 2 else None
+
+
 def quantized(weight: np.ndarray, scale: np.ndarray, zero: np.ndarray, axis: int | None) -> np.ndarray:
     """Integer codes of ``weight``, as QuantizeLinear computes them: round half to even, saturate."""
     shape = [1] * weight.ndim

@@ -41,7 +41,8 @@ class Target:
     skip_branch_only: of an Add, quantize only the input that does not come from a layer, so that the Add can
         become the epilogue of the layer at the other input.
     one_scale_concat: inputs and output of a Concat share one scale.
-    int32_bias: the runtime rounds float biases to int32 at (input scale * weight scale).
+    int32_bias: the runtime rounds float biases to int32 at (input scale * weight scale) ...
+    int32_bias_written: ... but not of these operators: their kernel needs the bias in int32 in the file.
     min_channels: a convolution with fewer input or output channels than this stays in float.
     per_tensor_weights: operators whose weights get one scale.
     """
@@ -57,6 +58,7 @@ class Target:
     skip_branch_only: bool = False
     one_scale_concat: bool = False
     int32_bias: bool = False
+    int32_bias_written: frozenset[str] = frozenset()
     min_channels: int = 0
     per_tensor_weights: frozenset[str] = frozenset()
 
@@ -75,6 +77,7 @@ ORT_CPU = Target(
     ),
     output_required=frozenset({"Conv"}),
     int32_bias=True,
+    int32_bias_written=frozenset({"Gemm"}),
 )
 
 TENSORRT = Target(

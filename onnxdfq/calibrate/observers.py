@@ -22,8 +22,8 @@ SHARES = np.linspace(1.0, 0.3, 71)  # how much of the full range a clipping may 
 
 
 def default_method(bits: int) -> Method:
-    """At 8 bits and more, clipping hurts more than a wide step; below, the step is what hurts."""
-    return "min-max" if bits >= 8 else "mse"
+    """Up to 8 bits a lone peak costs everybody else resolution; with 16 there is resolution for all."""
+    return "mse" if bits <= 8 else "min-max"
 
 
 def bounds(observed: Observed, method: Method, bits: int = 8) -> tuple[float, float]:

@@ -57,7 +57,7 @@ def test_every_convolution_runs_in_integers_on_ort_cpu(both: Any, tmp_path: Path
     found = kernels(both.models["ort-cpu"], tmp_path)
     assert found["QLinearConv"] == 17
     assert found["QGemm"] == 1
-    assert found["QLinearAdd"] == 2
+    assert found["QLinearAdd"] == 3
     assert not found["Conv"]
     assert not found["FusedConv"]
 

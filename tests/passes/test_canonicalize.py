@@ -136,7 +136,9 @@ def test_every_node_gets_a_name_of_its_own_and_keeps_the_one_it_had():
 def test_each_user_of_a_shared_parameter_gets_its_own():
     shared = weights(8, 8, 1, 1)
     model = model_of(
-        "g (float[N,8,2,2] x) => (float[N,8,2,2] y) { a = Conv (x, w, b) c = Conv (a, w, b) d = Conv (c, w) y = Mul (d, w_1) }",
+        """g (float[N,8,2,2] x) => (float[N,8,2,2] y) {
+            a = Conv (x, w, b) c = Conv (a, w, b) d = Conv (c, w) y = Mul (d, w_1)
+        }""",
         w=shared, b=weights(8), w_1=weights(1),
     )  # fmt: skip
     x = weights(2, 8, 2, 2)

@@ -134,7 +134,9 @@ def test_equal_weights_are_merged_and_different_ones_are_not():
 def test_the_same_bytes_in_another_shape_or_type_are_not_merged():
     zeros = np.zeros((2, 8), np.float32)
     model = model_of(
-        "g (float[N,2] x) => (float[N,8] y, float[A,B] z, int32[A,B] i) { y = MatMul (x, w) z = Add (v, y) i = Abs (k) }",
+        """g (float[N,2] x) => (float[N,8] y, float[A,B] z, int32[A,B] i) {
+            y = MatMul (x, w) z = Add (v, y) i = Abs (k)
+        }""",
         w=zeros, v=zeros.reshape(1, 16)[:, :8].copy(), k=zeros.view(np.int32),
     )  # fmt: skip
     after, _ = frozen(model)

@@ -159,7 +159,9 @@ def test_data_movers_towards_float_stay_in_float():
 
 def test_silu_runs_in_integers_on_ort():
     graph = canonical(
-        "g (float[N,16,8,8] x) => (float[N,16,8,8] y) { a = Conv (x, u) b = Sigmoid (a) m = Mul (a, b) y = Conv (m, v) }",
+        """g (float[N,16,8,8] x) => (float[N,16,8,8] y) {
+            a = Conv (x, u) b = Sigmoid (a) m = Mul (a, b) y = Conv (m, v)
+        }""",
         u=SQUARE, v=SQUARE,
     )  # fmt: skip
     check(
