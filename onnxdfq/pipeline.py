@@ -41,7 +41,7 @@ from passes.targets import TARGETS
 REFERENCE_PIXELS = 224 * 224
 CALIBRATION_IMAGES = 32  # at 224x224; smaller images come in larger numbers at the same cost
 MOST_IMAGES = 128
-CORRECTION_IMAGES = 16  # means need fewer images than ranges, and all of these are in memory at once
+CORRECTION_IMAGES = 8  # means need fewer images than ranges, and all of these are in memory at once
 
 
 @dataclass
@@ -63,15 +63,19 @@ class Run:
     ranges: Ranges = field(default_factory=dict)
     expected: dict[str, np.ndarray] = field(default_factory=dict)  # layer -> mean of each channel of its output
     plans: dict[str, QuantPlan] = field(default_factory=dict)
-    corrections: dict[str, str] = field(default_factory=dict)
     results: dict[str, onnx.ModelProto] = field(default_factory=dict)
+    corrected: dict[str, onnx.ModelProto] = field(default_factory=dict)  # the same with corrected biases
 
     def __post_init__(self) -> None:
         self.model = self.original
 
+    def affordable(self, images: int) -> int:
+        """How many images of this model's size cost as much as ``images`` of 224x224; not few, and not endless."""
+        return int(np.clip(images * REFERENCE_PIXELS // (self.into.height * self.into.width), 8, MOST_IMAGES))
+
     def batches(self, pixels: np.ndarray) -> list[dict[str, np.ndarray]]:
-        """Pixels as feeds for the model, in batches that it accepts and that fit into memory."""
-        fitting = int(np.clip(4 * REFERENCE_PIXELS // (self.into.height * self.into.width), 1, 64))
+        """Pixels as feeds for the model, in batches that it accepts, small enough for all activations of one."""
+        fitting = int(np.clip(REFERENCE_PIXELS // (self.into.height * self.into.width), 1, 64))
         size = self.into.batch or fitting
         whole = len(pixels) // size * size if self.into.batch else len(pixels)
         return [{self.into.name: self.domain.to_model(pixels[k : k + size], self.into)} for k in range(0, whole, size)]
@@ -153,8 +157,7 @@ def _find_domain(run: Run) -> None:
 
 
 def _make_images(run: Run) -> None:
-    pixels = run.into.height * run.into.width
-    count = int(np.clip(CALIBRATION_IMAGES * REFERENCE_PIXELS // pixels, 16, MOST_IMAGES))
+    count = run.affordable(CALIBRATION_IMAGES)
     images = _procedural(run, count + count // 2, "images")
     source, reason = "procedural", _no_inversion(run)
     if not reason:
@@ -233,43 +236,36 @@ def _quantize(run: Run, target: str) -> None:
 
 
 def _correct(run: Run, target: str) -> None:
-    """Keep the correction only if held-out images say that it helps: nobody else can, without data."""
     if not run.options.bias_correction:
-        run.corrections[target] = "not asked for"
         return
     names = {site.layer for site in run.placements[target].weights.values()}
     layers = {node.name: node for node in run.graph.nodes if node.name in names}
     axes = {name: 1 if node.op in ("Conv", "ConvTranspose") else -1 for name, node in layers.items()}
-    batches = run.batches(run.calibration[:CORRECTION_IMAGES])
+    batches = run.batches(run.calibration[: run.affordable(CORRECTION_IMAGES)])
     missing = {layers[name].outputs[0].name: axes[name] for name in sorted(names - run.expected.keys())}
     means = channel_means(run.model, missing, batches) if missing else {}
     run.expected.update({name: means[layers[name].outputs[0].name] for name in names - run.expected.keys()})
     graph = gs.import_onnx(run.results[target])
     result = correct_biases(graph, sorted(names), run.expected, axes, batches, run.progress.step)
-    corrected = gs.export_onnx(graph)
-    reference, held_out = Session(run.model), run.batches(run.held_out)
-    before, after = (
-        agreement(reference, Session(each, optimize=False), held_out) for each in (run.results[target], corrected)
-    )
-    kept = after.distance <= before.distance
-    if kept:
-        run.results[target] = corrected
-    measure = "KL" if after.kl is not None else "negative SQNR"
-    run.corrections[target] = (
-        f"{'kept' if kept else 'dropped'}: {measure} on held-out images {before.distance:.4g} -> {after.distance:.4g}, "
-        f"{result.changed} layers"
-    )
+    run.report.notices += [f"{skip.node} not corrected: {skip.reason}" for skip in result.skips]
+    run.corrected[target] = gs.export_onnx(graph)
 
 
 def _freeze(run: Run, target: str) -> None:
-    graph = gs.import_onnx(run.results[target])
+    for candidates in (run.results, run.corrected):
+        if target in candidates:
+            candidates[target] = _frozen(run, candidates[target], target)
+
+
+def _frozen(run: Run, model: onnx.ModelProto, target: str) -> onnx.ModelProto:
+    graph = gs.import_onnx(model)
     run_passes(graph, [FreezeBiases(TARGETS[target].int32_bias_written), FreezeWeights()])
     model = gs.export_onnx(graph)
     model.producer_name = "onnxdfq"
     model.graph.name = run.original.graph.name
     helper.set_model_props(model, {entry.key: entry.value for entry in run.original.metadata_props})
     _restore_interface(model, run.original)
-    run.results[target] = model
+    return model
 
 
 def _restore_interface(model: onnx.ModelProto, original: onnx.ModelProto) -> None:
@@ -282,20 +278,33 @@ def _restore_interface(model: onnx.ModelProto, original: onnx.ModelProto) -> Non
 
 
 def _verify(run: Run, target: str) -> None:
-    model = run.results[target]
-    if model.ByteSize() < PROTOBUF_LIMIT:
-        onnx.checker.check_model(model, full_check=True)
-    session = Session(model, run.options.device)
     original = Session(run.original, run.options.device)
-    if run.options.device == "auto" and cuda_driver() and session.provider == "CPUExecutionProvider":
-        run.report.notices.append("CUDA did not load into ONNX Runtime: verified on the CPU")
-    closeness = agreement(original, session, run.batches(run.held_out))
-    plan = run.plans[target]
-    layers = sum(node.op in WEIGHTED for node in run.graph.nodes)
+    held_out = run.batches(run.held_out)
+    session = _loaded(run, run.results[target])
+    closeness = agreement(original, session, held_out)
+    correction = "not asked for"
+    if target in run.corrected:  # kept only if images that took no part in it say that it helps
+        candidate = _loaded(run, run.corrected[target])
+        corrected = agreement(original, candidate, held_out)
+        kept = corrected.distance <= closeness.distance
+        measure = "KL" if closeness.kl is not None else "negative SQNR"
+        correction = (
+            f"{'kept' if kept else 'dropped'}: {measure} on held-out images without it {closeness.distance:.4g}, "
+            f"with it {corrected.distance:.4g}"
+        )
+        if kept:
+            run.results[target], session, closeness = run.corrected[target], candidate, corrected
+    plan, placement = run.plans[target], run.placements[target]
     entry = TargetReport(
-        file="", size=model.ByteSize(), layers=len(run.placements[target].weights), of=layers, plan=plan,
-        agreement=closeness, provider=session.provider, bias_correction=run.corrections[target],
-    )  # fmt: skip
+        file="",
+        size=run.results[target].ByteSize(),
+        layers=len(placement.weights),
+        of=sum(node.op in WEIGHTED for node in run.graph.nodes),
+        plan=plan,
+        agreement=closeness,
+        provider=session.provider,
+        bias_correction=correction,
+    )
     if run.options.evaluate is not None:
         pixels, labels = read_labelled(run.options.evaluate, run.into)
         batches = run.batches(run.domain.from_rgb(pixels))
@@ -303,6 +312,18 @@ def _verify(run: Run, target: str) -> None:
             run.report.accuracy = accuracy(original, batches, labels)
         entry.accuracy = accuracy(session, batches, labels)
     run.report.targets[target] = entry
+
+
+def _loaded(run: Run, model: onnx.ModelProto) -> Session:
+    """The model checked and loaded; a fallback from CUDA to the CPU is written down."""
+    if model.ByteSize() < PROTOBUF_LIMIT:
+        onnx.checker.check_model(model, full_check=True)
+    session = Session(model, run.options.device)
+    notice = "CUDA did not load into ONNX Runtime: verified on the CPU"
+    fallback = run.options.device == "auto" and cuda_driver() and session.provider == "CPUExecutionProvider"
+    if fallback and notice not in run.report.notices:
+        run.report.notices.append(notice)
+    return session
 
 
 STAGES: Sequence[tuple[str, Callable[[Run], None]]] = (

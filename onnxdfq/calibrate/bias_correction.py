@@ -12,12 +12,13 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from onnxdfq.engine.ort import Session, tapped
 from passes.base import PassResult, Skip
 from passes.canonicalize import default_opset
 from passes.correct_bias import bias_of, shift_bias
+from passes.freeze_weights import quantized
 
 RULE = "bias-correction"
 Batch = Mapping[str, np.ndarray]
@@ -69,7 +70,7 @@ def correct_biases(
     for index, (piece, layer) in enumerate(zip(pieces, correctable, strict=True)):
         written = layer.outputs[0].name
         produced = sorted(name for name in piece.makes if last_use.get(name, -1) > index or name == written)
-        session = Session(piece.model(graph, produced), optimize=False)
+        session = Session(piece.model(graph, produced))
         for held in alive:
             held.update(session.run({name: held[name] for name in session.inputs}))
         axis = axes[layer.name]
@@ -110,7 +111,26 @@ class _Piece:
         for entry in exported.graph.input:
             entry.type.tensor_type.ClearField("shape")
         del exported.graph.value_info[:]
+        _fold_weights(exported)
         return exported
+
+
+def _fold_weights(model: onnx.ModelProto) -> None:
+    """Weights -> Q -> DQ become rounded float weights: the same numbers, but the runtime can pack constants."""
+    values = {tensor.name: tensor for tensor in model.graph.initializer}
+    readers = {node.input[0]: node for node in model.graph.node if node.op_type == "DequantizeLinear"}
+    for node in [each for each in model.graph.node if each.op_type == "QuantizeLinear" and each.input[0] in values]:
+        weight, scale, zero = (numpy_helper.to_array(values[name]) for name in node.input)
+        axis = next((each.i for each in node.attribute if each.name == "axis"), None)
+        codes = quantized(weight, scale, zero, axis).astype(np.float32)
+        shape = [1] * weight.ndim
+        if scale.ndim:
+            shape[1 if axis is None else axis] = -1
+        real = ((codes - zero.astype(np.float32).reshape(shape)) * scale.reshape(shape)).astype(np.float32)
+        reader = readers[node.output[0]]
+        model.graph.initializer.append(numpy_helper.from_array(real, reader.output[0]))
+        model.graph.node.remove(node)
+        model.graph.node.remove(reader)
 
 
 def _pieces(graph: gs.Graph, layers: Sequence[gs.Node]) -> list[_Piece]:

@@ -23,15 +23,12 @@ SERIALIZED_LIMIT = 2**31 - 2**20
 class Session:
     """A model loaded into ONNX Runtime. ``provider`` is the execution provider that really runs it.
 
-    optimize: let the runtime fuse (what a user gets); without, every node runs as written.
     Raises OnnxdfqError when the runtime refuses the model, or when device is "cuda" and CUDA does not load.
     """
 
-    def __init__(self, model: onnx.ModelProto, device: Device = "cpu", optimize: bool = True) -> None:
+    def __init__(self, model: onnx.ModelProto, device: Device = "cpu") -> None:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4
-        if not optimize:
-            options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         wanted = ["CUDAExecutionProvider"] if device != "cpu" and cuda_driver() else []
         try:
             self._session = _load(model, options, [*wanted, "CPUExecutionProvider"])

@@ -113,7 +113,7 @@ CASES = {
         """g (float[N,16,6,6] x) => (float[N,16,6,6] y) {
             a = Conv (x, u, b) r = Relu (a) c = Conv (r, v, b) s = Add (c, r) t = Relu (s) y = Conv (t, u)
         }""",
-        {"u": (16, 16, 1, 1), "b": (16,), "v": (16, 16, 1, 1)}, 
+        {"u": (16, 16, 1, 1), "b": (16,), "v": (16, 16, 1, 1)},
         {"Conv_a": 1, "Conv_c": 1, "Conv_y": 1}, (4, 16, 6, 6), {"a": 1, "c": 1, "y": 1},
     ),
 }  # fmt: skip

@@ -71,7 +71,9 @@ def test_all_wrong_is_0_percent():
 
 
 def test_outputs_are_compared_by_name_and_integers_are_not():
-    text = "g (float[N,5] x) => (float[N,5] {0}, float[N,5] {1}, int64[N] k) {{ a = Abs (x) b = Neg (x) k = ArgMax <axis = 1, keepdims = 0> (x) }}"  # noqa: E501
+    text = """g (float[N,5] x) => (float[N,5] {0}, float[N,5] {1}, int64[N] k) {{
+        a = Abs (x) b = Neg (x) k = ArgMax <axis = 1, keepdims = 0> (x)
+    }}"""
     found = agreement(session(text.format("a", "b")), session(text.format("b", "a")), batches(4))
     assert found.sqnr == {"a": 200, "b": 200}
 
