@@ -120,14 +120,14 @@ class PrivateInitializers(Pass):
 
     def __call__(self, graph: gs.Graph) -> PassResult:
         names = set(graph.tensors())
-        owned: set[int] = set()
+        owned = {id(tensor) for node in graph.nodes for tensor in _elsewhere(node)}
         changed = 0
         for node in graph.nodes:
             for position in PARAMETERS.get(node.op, ()):
                 tensor = node.inputs[position] if position < len(node.inputs) else None
                 if not isinstance(tensor, gs.Constant) or len(tensor.outputs) < 2:
                     continue
-                if id(tensor) not in owned:  # the first user keeps the original
+                if id(tensor) not in owned:  # the first user keeps the original, unless it is no parameter to somebody
                     owned.add(id(tensor))
                     continue
                 suffix = next(n for n in range(1, len(names) + 2) if f"{tensor.name}_{n}" not in names)
@@ -135,6 +135,12 @@ class PrivateInitializers(Pass):
                 node.inputs[position] = gs.Constant(f"{tensor.name}_{suffix}", tensor.values.copy())
                 changed += 1
         return PassResult(changed)
+
+
+def _elsewhere(node: gs.Node) -> list[gs.Tensor]:
+    """What a node reads as data, not as a parameter."""
+    parameters = PARAMETERS.get(node.op, ())
+    return [tensor for position, tensor in enumerate(node.inputs) if position not in parameters]
 
 
 CANONICAL: tuple[Pass, ...] = (ConstantsToInitializers(), NameNodes(), PrivateInitializers())

@@ -14,16 +14,14 @@ import onnx_graphsurgeon as gs
 def bias_of(layer: gs.Node) -> tuple[gs.Node, int] | None:
     """The node and input position that hold a layer's bias, existing or not; None when there is no place for one.
 
-    Conv, ConvTranspose and Gemm have a third input. A MatMul has a bias if all that reads it is an Add of a vector.
+    Conv, ConvTranspose and Gemm have a third input. A MatMul has a bias if all that reads it is an Add of a constant.
     """
     if layer.op in ("Conv", "ConvTranspose", "Gemm"):
-        if len(layer.inputs) > 2 and not isinstance(layer.inputs[2], gs.Constant):
-            return None
-        return layer, 2
+        return (layer, 2) if len(layer.inputs) < 3 or isinstance(layer.inputs[2], gs.Constant) else None
     readers = layer.outputs[0].outputs
     if layer.op == "MatMul" and len(readers) == 1 and readers[0].op == "Add":
         for position, tensor in enumerate(readers[0].inputs):
-            if isinstance(tensor, gs.Constant) and tensor.values.size == tensor.values.shape[-1:][0]:
+            if isinstance(tensor, gs.Constant):
                 return readers[0], position
     return None
 
@@ -39,6 +37,5 @@ def shift_bias(layer: gs.Node, shift: np.ndarray) -> None:
         return
     held = node.inputs[position]
     weight = node.attrs.get("beta", 1.0) if node.op == "Gemm" else 1.0
-    shape = held.values.shape if held.values.size == shift.size else shift.shape
-    values = np.broadcast_to(held.values.reshape(-1), shift.shape) + shift / weight
-    held.values = values.reshape(shape).astype(np.float32)
+    # Channels are the last axis of whatever a bias may be: a vector, one number for all, or a value for each row.
+    held.values = (held.values + shift / weight).astype(np.float32)

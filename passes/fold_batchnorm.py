@@ -101,7 +101,9 @@ def _biased_product(add: gs.Node) -> tuple[gs.Node, int] | None:
     for position in (0, 1):
         other = add.inputs[1 - position]
         bias = add.inputs[position]
-        if isinstance(bias, gs.Constant) and other.inputs and other.inputs[0].op == "MatMul" and bias.values.ndim <= 2:
+        # one number for each channel, or one for all
+        plain = isinstance(bias, gs.Constant) and bias.values.size == (bias.values.shape or (1,))[-1]
+        if plain and other.inputs and other.inputs[0].op == "MatMul":
             return other.inputs[0], position
     return None
 

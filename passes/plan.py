@@ -133,4 +133,6 @@ def _bias_floor(layer: gs.Node, input_scale: float) -> np.ndarray:
     """
     if len(layer.inputs) < 3 or not isinstance(layer.inputs[2], gs.Constant):
         return np.zeros((), np.float32)
-    return np.abs(layer.inputs[2].values.reshape(-1)).astype(np.float32) / np.float32(input_scale * 2**29)
+    bias = np.abs(layer.inputs[2].values).astype(np.float32)
+    largest = bias.reshape(-1, bias.shape[-1]).max(0) if bias.ndim else bias  # a Gemm may have one for each row
+    return largest / np.float32(input_scale * 2**29)

@@ -12,6 +12,7 @@ from PIL import Image, UnidentifiedImageError
 from onnxdfq.engine.ort import Session
 from onnxdfq.errors import OnnxdfqError
 from onnxdfq.images.model_input import ModelInput
+from onnxdfq.verify.agreement import is_scores
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp"})
 ENLARGED = 256 / 224  # photographs are scaled to a little more than the input, then cropped in the middle
@@ -32,10 +33,12 @@ def read_labelled(source: Path, into: ModelInput) -> tuple[np.ndarray, np.ndarra
     try:
         with np.load(source, allow_pickle=False) as data:
             images, labels = data["images"], data["labels"]
-    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+    except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
         raise OnnxdfqError(f"{source} is no npz with images and labels: {error}", "save it with numpy.savez") from error
     if images.dtype != np.uint8 or images.ndim not in (3, 4) or len(images) != len(labels) or not len(images):
         raise OnnxdfqError(f"{source}: images have to be uint8 [N, H, W, C], one label each")
+    if labels.dtype.kind not in "iu":
+        raise OnnxdfqError(f"{source}: labels have to be whole numbers")
     images = images[:, None] if images.ndim == 3 else images
     if images.shape[1] != into.channels:
         images = images.transpose(0, 3, 1, 2)
@@ -49,6 +52,10 @@ def read_labelled(source: Path, into: ModelInput) -> tuple[np.ndarray, np.ndarra
 def accuracy(session: Session, batches: Iterable[Mapping[str, np.ndarray]], labels: np.ndarray) -> float:
     """Top-1 in percent of the first output against labels [N]. Raises OnnxdfqError when it is no vector of scores."""
     scores = [next(iter(outputs.values())) for outputs in session.stream(batches)]
+    if not scores:
+        raise OnnxdfqError("--eval has fewer images than the model takes at once")
+    if not is_scores(scores[0]):
+        raise OnnxdfqError("--eval needs a classifier; the first output is no vector of scores", "leave --eval out")
     predicted = np.concatenate([each.reshape(len(each), -1) for each in scores]).argmax(1)
     return 100 * float((predicted == labels[: len(predicted)]).mean())
 

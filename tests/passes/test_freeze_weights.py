@@ -9,8 +9,8 @@ import onnxruntime
 import pytest
 from onnx import numpy_helper, parser
 
-from passes.base import run_passes
-from passes.freeze_weights import FreezeWeights, quantized
+from passes.base import PassError, run_passes
+from passes.freeze_weights import FreezeBiases, FreezeWeights, quantized
 
 RNG = np.random.default_rng(5)
 
@@ -151,3 +151,75 @@ def test_scalars_and_vectors_stay_apart():
         s=np.float32(2), t=np.float32(2), u=np.float32([1, 2, 3, 4]), v=np.float32([1, 2, 3, 4]),
     ))  # fmt: skip
     assert len(after.graph.initializer) == 4
+
+
+# -- biases
+
+GEMM = """g (float[N,6] x) => (float[N,4] y) {{
+    p = QuantizeLinear (x, i, j) r = DequantizeLinear (p, i, j)
+    q = QuantizeLinear <axis = {axis}> (w, s, z) d = DequantizeLinear <axis = {axis}> (q, s, z)
+    y = Gemm <{attributes}> (r, d, b)
+}}"""
+
+
+def gemm(bias, attributes="transB = 0", axis=1):
+    weight = RNG.standard_normal((6, 4) if axis else (4, 6)).astype(np.float32)
+    more = {"i": np.float32(0.02), "j": np.uint8(128), "b": bias}
+    return model_of(GEMM.format(attributes=attributes, axis=axis), **given(w=weight), **more)
+
+
+def with_integer_biases(model, *ops):
+    graph = gs.import_onnx(model)
+    result = run_passes(graph, [FreezeBiases(frozenset(ops)), FreezeWeights()])[0]
+    after = gs.export_onnx(graph)
+    onnx.checker.check_model(after)
+    return after, result.changed
+
+
+@pytest.mark.parametrize(("attributes", "axis"), [("transB = 0", 1), ("transB = 1", 0)])
+def test_biases_become_int32_at_the_scale_of_the_product(attributes, axis):
+    bias = RNG.standard_normal(4).astype(np.float32)
+    model = gemm(bias, attributes, axis)
+    after, changed = with_integer_biases(model, "Gemm")
+    assert changed == 1
+    values = {each.name: numpy_helper.to_array(each) for each in after.graph.initializer}
+    writer = {node.output[0]: node for node in after.graph.node}
+    source = writer[next(node for node in after.graph.node if node.op_type == "Gemm").input[2]]
+    codes, scale, zero = (values[name] for name in source.input)
+    assert source.op_type == "DequantizeLinear"
+    assert (codes.dtype, codes.shape, zero.tolist()) == (np.int32, (4,), [0] * 4)
+    np.testing.assert_allclose(scale, 0.02 * values["s"], rtol=1e-6)
+    assert np.abs(codes * scale - bias).max() <= scale.max() / 2 * 1.001
+    x = RNG.standard_normal((3, 6)).astype(np.float32)
+    np.testing.assert_allclose(run(after, x)[0], run(model, x)[0], atol=float(scale.max()))
+
+
+@pytest.mark.parametrize(
+    ("bias", "attributes", "ops"),
+    [((4,), "transB = 0", ("Conv",)), ((4,), "alpha = 2.0", ("Gemm",)), ((4,), "beta = 0.5", ("Gemm",)),
+     ((1, 4), "transB = 0", ("Gemm",)), ((4,), "transB = 0", ())],
+)  # fmt: skip
+def test_other_biases_stay_in_float(bias, attributes, ops):
+    model = gemm(np.ones(bias, np.float32), attributes)
+    after, changed = with_integer_biases(model, *ops)
+    assert changed == 0
+    x = RNG.standard_normal((3, 6)).astype(np.float32)
+    np.testing.assert_array_equal(run(after, x)[0], run(model, x)[0])
+
+
+def test_biases_of_float_layers_stay_in_float():
+    bias = np.ones(4, np.float32)
+    model = model_of("g (float[N,6] x) => (float[N,4] y) { y = Gemm (x, w, b) }", w=given()["w"], b=bias)
+    assert with_integer_biases(model, "Gemm")[1] == 0
+
+
+def test_one_number_for_all_channels_is_no_obstacle():
+    model = gemm(np.ones(1, np.float32))
+    x = RNG.standard_normal((3, 6)).astype(np.float32)
+    np.testing.assert_allclose(run(with_integer_biases(model, "Gemm")[0], x)[0], run(model, x)[0], atol=0.01)
+
+
+def test_a_bias_beyond_int32_saturates():
+    model = gemm(np.full(4, 1e9, np.float32))
+    after, _ = with_integer_biases(model, "Gemm")
+    assert run(after, np.zeros((1, 6), np.float32))[0].min() > 0

@@ -181,7 +181,6 @@ def test_the_floor_holds_on_targets_that_round_biases_only():
     assert min(plan_of(conv(w, b), ORT_CPU).tensors["w"].scale) > np.abs(w).max() / 127 * 10
 
 
-@pytest.mark.xfail(strict=True, raises=ValueError, reason="_bias_floor takes every number of C for one per channel")
 @pytest.mark.parametrize("rows", [(3, 8), (3, 1)])
 def test_a_gemm_may_have_a_bias_for_every_row(rows):
     model = model_of("g (float[3,16] x) => (float[3,8] y) { y = Gemm (x, w, b) }", w=weights(16, 8), b=weights(*rows))

@@ -41,7 +41,7 @@ def test_every_rule_has_a_kind_and_no_exception_is_about_an_operator_without_a_r
     assert set(target.rules.values()) <= set(get_args(Kind))
     weighted = {op for op, kind in target.rules.items() if kind == "weighted"}
     assert weighted <= set(WEIGHTED)  # the placement knows where the weights of these are
-    assert target.output_required | target.per_tensor_weights <= weighted
+    assert target.output_required | target.per_tensor_weights | target.int32_bias_written <= weighted
     assert not target.absorbs & set(target.rules)
 
 

@@ -159,7 +159,7 @@ def test_answers_that_explode_or_say_nothing_leave_it_to_the_origin(images, run)
 
 def test_where_the_file_comes_from_decides_the_rest(images):
     assert inferred(plain(1), into(1), images[1][:8], linear).name == "unit"
-    for conv in ("Conv <auto_pad = \"SAME_UPPER\">", "Conv <strides = [2,2], pads = [0,0,1,1]>"):
+    for conv in ('Conv <auto_pad = "SAME_UPPER">', "Conv <strides = [2,2], pads = [0,0,1,1]>"):
         assert inferred(plain(conv=conv), into(), images[3][:8], linear).name == "pm1"
     assert inferred(plain(conv="Conv <pads = [1,1,1,1]>"), into(), images[3][:8], linear).name == "imagenet"
     turned = "t = Transpose <perm = [0,3,1,2]> (x) y = Conv (t, w)"
