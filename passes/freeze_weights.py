@@ -54,9 +54,11 @@ class FreezeBiases(Pass):
             if scales is None:
                 continue
             bias = node.inputs[2]
-            codes = np.clip(np.rint(bias.values / scales), -(2**31), 2**31 - 1).astype(np.int32)
+            values, scales = np.broadcast_arrays(bias.values.astype(np.float64), scales)
+            # in float64, for the largest int32 is no float32
+            codes = np.rint(values / scales).clip(-(2**31), 2**31 - 1).astype(np.int32)
             held = gs.Constant(f"{bias.name}_quantized", codes)
-            scale = gs.Constant(f"{bias.name}_scale", scales)
+            scale = gs.Constant(f"{bias.name}_scale", scales.copy())
             zero = gs.Constant(f"{bias.name}_zero_point", np.zeros_like(codes))
             real = gs.Variable(f"{bias.name}_dequantized", np.dtype(np.float32), codes.shape)
             inputs, name = [held, scale, zero], f"{bias.name}_DQ"
@@ -68,7 +70,7 @@ class FreezeBiases(Pass):
 
 
 def _product_scales(node: gs.Node) -> np.ndarray | None:
-    """scale_x * scale_W for each output [C]; None when the node is no integer product with a plain constant bias."""
+    """scale_x * scale_W, [C] or a single one; None when the node is no integer product with a plain constant bias."""
     if len(node.inputs) < 3 or not isinstance(node.inputs[2], gs.Constant) or node.inputs[2].values.ndim != 1:
         return None
     if node.attrs.get("alpha", 1.0) != 1.0 or node.attrs.get("beta", 1.0) != 1.0:
@@ -78,8 +80,7 @@ def _product_scales(node: gs.Node) -> np.ndarray | None:
         if not tensor.inputs or tensor.inputs[0].op != "DequantizeLinear":
             return None
         scales.append(tensor.inputs[0].inputs[1].values)
-    product = np.asarray(scales[0] * scales[1], np.float32)
-    return np.broadcast_to(product, node.inputs[2].values.shape).copy() if product.ndim < 2 else None
+    return np.asarray(scales[0] * scales[1], np.float32)
 
 
 def quantized(weight: np.ndarray, scale: np.ndarray, zero: np.ndarray, axis: int | None) -> np.ndarray:

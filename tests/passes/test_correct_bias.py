@@ -51,6 +51,10 @@ LAYERS = {
     "matmul add": ("2,7,3", "p = MatMul (x, w) y = Add (p, b)", {"w": (3, 4), "b": (4,)}, -1),
     "matmul add, bias first": ("2,7,3", "p = MatMul (x, w) y = Add (b, p)", {"w": (3, 4), "b": (1, 1, 4)}, -1),
     "matmul add of one number": ("2,7,3", "p = MatMul (x, w) y = Add (p, b)", {"w": (3, 4), "b": (1,)}, -1),
+    "matmul add of a table": ("2,7,3", "p = MatMul (x, w) y = Add (p, b)", {"w": (3, 4), "b": (7, 4)}, -1),
+    "matmul add of a column": ("2,7,3", "p = MatMul (x, w) y = Add (p, b)", {"w": (3, 4), "b": (7, 1)}, -1),
+    "gemm table": ("2,3", "y = Gemm <beta = 2.0> (x, w, b)", {"w": (3, 4), "b": (2, 4)}, 1),
+    "gemm column": ("2,3", "y = Gemm (x, w, b)", {"w": (3, 4), "b": (2, 1)}, 1),
     "matmul add of a scalar": ("2,7,3", "p = MatMul (x, w) y = Add (p, b)", {"w": (3, 4), "b": ()}, -1),
 }  # fmt: skip
 
@@ -97,16 +101,10 @@ NOWHERE = {
 def test_a_layer_without_a_place_for_a_bias_is_refused_by_name(case):
     graph = graph_of(
         f"g (float[2,4,4,4] x) => (float[A,B,C,D] y) {{ {NOWHERE[case]} }}",
-        w=weights(4, 4), b=weights(4), c=weights(4, 4, 1, 1), t=weights(4, 4), l=weights(4, 1),
+        w=weights(4, 4), b=weights(4), c=weights(4, 4, 1, 1),
     )  # fmt: skip
     layer = next(node for node in graph.nodes if node.op in ("Conv", "MatMul", "Abs") and node.outputs[0].name != "k")
     layer.name = "the-layer"
     assert bias_of(layer) is None
     with pytest.raises(ValueError, match="the-layer has no place for a bias"):
         shift_bias(layer, SHIFT)
-
-
-@pytest.mark.parametrize("rows", [(2, 4), (2, 1)])
-def test_a_gemm_with_a_bias_for_every_row_has_no_place(rows):
-    graph = graph_of("g (float[2,3] x) => (float[2,4] y) { y = Gemm (x, w, b) }", w=weights(3, 4), b=weights(*rows))
-    assert bias_of(graph.nodes[0]) is None
