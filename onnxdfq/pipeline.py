@@ -69,9 +69,15 @@ class Run:
     def __post_init__(self) -> None:
         self.model = self.original
 
+    def whole(self, images: int) -> int:
+        """That many images or a few more, so that the batches the model insists on are full."""
+        size = self.into.batch or 1
+        return -(-images // size) * size
+
     def affordable(self, images: int) -> int:
         """How many images of this model's size cost as much as ``images`` of 224x224; not few, and not endless."""
-        return int(np.clip(images * REFERENCE_PIXELS // (self.into.height * self.into.width), 8, MOST_IMAGES))
+        count = images * REFERENCE_PIXELS // (self.into.height * self.into.width)
+        return self.whole(int(np.clip(count, 8, MOST_IMAGES)))
 
     def batches(self, pixels: np.ndarray) -> list[dict[str, np.ndarray]]:
         """Pixels as feeds for the model, in batches that it accepts, small enough for all activations of one."""
@@ -145,7 +151,7 @@ def _find_domain(run: Run) -> None:
         run.domain = preset(options.domain, channels, "given by name")
     else:
         session = Session(run.model)
-        pixels = _procedural(run, 8, "domain")
+        pixels = _procedural(run, run.whole(8), "domain")
 
         def answers(values: np.ndarray) -> np.ndarray:
             size = run.into.batch or len(values)
@@ -158,7 +164,7 @@ def _find_domain(run: Run) -> None:
 
 def _make_images(run: Run) -> None:
     count = run.affordable(CALIBRATION_IMAGES)
-    images = _procedural(run, count + count // 2, "images")
+    images = _procedural(run, count + run.whole(count // 2), "images")
     source, reason = "procedural", _no_inversion(run)
     if not reason:
         from onnxdfq.images.inversion import invert, torch_device  # here, so that recipe fast never imports torch

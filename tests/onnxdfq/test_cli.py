@@ -194,7 +194,7 @@ def test_a_kill_in_the_middle_of_writing_leaves_no_half_file(tmp_path: Path) -> 
 
 def test_the_fast_recipe_and_inspect_never_import_torch(small: Path) -> None:
     for arguments in (["quantize", str(small), "--recipe", "fast", "--quiet"], ["inspect", str(small)]):
-        script = "import sys; from onnxdfq.cli import main; code = main(sys.argv[1:]); sys.exit(code or ('torch' in sys.modules))"
+        script = "import sys; from onnxdfq.cli import main; sys.exit(main(sys.argv[1:]) or 'torch' in sys.modules)"
         done = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, check=False)
         assert done.returncode == 0, done.stderr
 

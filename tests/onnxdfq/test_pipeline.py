@@ -9,10 +9,10 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from digits import held_out
 from onnx import numpy_helper, parser
 
 import onnxdfq
+from digits import held_out
 from onnxdfq import simplify
 
 DIGITS = Path(__file__).parents[2] / "models" / "digits_mobilenet.onnx"
@@ -135,6 +135,24 @@ def test_free_height_and_width_stay_free(tmp_path: Path) -> None:
     assert [entry.shape for entry in session.get_inputs()] == [["N", 1, "H", "W"]]
     assert done.report.targets["ort-cpu"].agreement.top1 is None
     assert done.report.targets["ort-cpu"].agreement.sqnr["features"] > 25
+
+
+def test_a_batch_that_the_model_insists_on(tmp_path: Path) -> None:
+    text = """<ir_version: 8, opset_import: ["" : 17]>
+    g (float[20, 3, 224, 224] image) => (float[20, 5] scores) {
+        a = Conv<strides = [8, 8]>(image, w1)
+        r = Relu(a)
+        p = GlobalAveragePool(r)
+        f = Reshape(p, shape)
+        scores = MatMul(f, w2)
+    }"""
+    path = saved(text, {"w1": (16, 3, 8, 8), "w2": (16, 5)}, tmp_path / "fixed.onnx")
+    model = onnx.load(path)
+    model.graph.initializer.append(numpy_helper.from_array(np.array([20, 16]), "shape"))
+    onnx.save(model, path)
+    done = onnxdfq.quantize(path, target=("ort-cpu", "tensorrt"), recipe="fast")
+    assert done.report.targets["ort-cpu"].agreement.images == 20
+    assert done.report.images.startswith("40 for calibration, 20 held out")
 
 
 def test_a_simplifier_that_crashes_is_only_a_notice(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -73,6 +73,21 @@ def test_an_activation_that_is_read_before_relu_is_quantized_before_it():
     check(graph, ORT_CPU, {"x": reads("Conv_a"), "a": writes("Conv_a")}, {"x": "Conv_a", "a": "Relu_r Exp_e"})
 
 
+def test_an_output_of_the_model_before_relu_is_quantized_where_it_is_written():
+    graph = canonical(
+        "g (float[N,16,8,8] x) => (float[N,16,8,8] a, float[N,16,8,8] y) { a = Conv (x, u) y = Relu (a) }", u=SQUARE
+    )
+    check(graph, ORT_CPU, {"x": reads("Conv_a"), "a": writes("Conv_a")}, {"x": "Conv_a", "a": "Relu_y"})
+
+
+def test_an_add_is_no_end_of_a_convolution_that_others_read_too():
+    graph = canonical(
+        "g (float[N,16,8,8] x) => (float[N,16,8,8] y) { a = Conv (x, u) s = Add (a, x) e = Exp (a) y = Mul (s, e) }",
+        u=SQUARE,
+    )
+    check(graph, TENSORRT, {"x": reads("Conv_a")}, {"x": "Conv_a"})  # the Add reads float on both sides
+
+
 def test_residual_add_quantizes_both_sides_on_ort_and_only_the_skip_branch_on_tensorrt():
     graph = canonical(
         """g (float[N,16,8,8] x) => (float[N,16,8,8] y) {

@@ -106,6 +106,14 @@ def test_a_value_at_the_edge_is_inside(largest):
     assert found.limit >= largest
 
 
+def test_a_value_at_the_very_limit_of_the_histogram_is_inside():
+    found = observed([0.9])
+    assert found.limit == 1
+    found.add(np.float32([1.0, -1.0]))
+    assert (found.counts.sum(), found.limit) == (3, 1)
+    assert (found.counts[0], found.counts[-1]) == (1, 1)
+
+
 def test_observing_a_stream_keeps_floats_by_name():
     def stream():
         yield {"a": np.float32([1, 2]), "codes": np.array([1, 2]), "half": np.float16([0.5])}
