@@ -5,7 +5,7 @@ activation that the quantizer absorbs. From there quantization spreads, to a fix
 
     Conv -> Relu -> [q] -> MaxPool -> [q, same scale] -> Conv        a data mover between integers keeps the scale
     Conv -> [q] -> Add <- [q] <- Relu                                an Add of a layer's output joins
-    MatMul -> Add <- LayerNormalization                              ... of no layer that is in integers does not
+    MatMul -> Add <- Add                                             ... of a matrix product does not
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from passes.targets import Target
 
 RULE = "placement"
 WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+CONVOLUTIONS = ("Conv", "ConvTranspose")
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,8 @@ class _Placing:
         self.placed.weights[weight.name] = WeightSite(node.name, axis)
         self._take(node, [node.inputs[0]])
         written = self._absorbing_output(node)
-        self.from_layer.add(written.name)
+        if node.op in CONVOLUTIONS:  # the residual stream of a transformer stays in float
+            self.from_layer.add(written.name)
         if node.op in self.target.output_required:
             self.placed.want(written, f"output of {node.name}: its integer kernel writes integers")
 

@@ -19,7 +19,7 @@ import onnx_graphsurgeon as gs
 from onnxdfq.images.domain import PRESETS, InputDomain, domain, preset
 from onnxdfq.images.model_input import ModelInput
 
-PHOTO_MEAN, PHOTO_STD = 116.0, 60.0  # of pixels in photographs
+PHOTO_MEAN, PHOTO_STD = 116.0, 75.0  # of pixels in photographs, all taken together as BatchNormalization does
 NEIGHBOUR_CORRELATION, CHANNEL_CORRELATION = 0.95, 0.9
 UNLIKE_ANY = 1.5  # a distance beyond which no preset is believed
 EXPLODED = 6.0  # outputs that grow by more than this with the scale are not answers but overflow
@@ -71,8 +71,9 @@ def _input_moments(layer: gs.Node) -> tuple[float, float] | None:
         mean = mean - layer.inputs[2].values
     sums = weight.reshape(len(weight), -1).sum(1)
     energy = float((sums**2).sum())
-    deviation = np.sqrt(variance / np.maximum(_response(weight), 1e-30))
-    return (float(sums @ mean / energy) if energy > 0 else 0.0), float(np.median(deviation))
+    # Sums, not a middle over filters: those that see brightness count most, for edges depend on how sharp images are.
+    deviation = np.sqrt(variance.sum() / max(float(_response(weight).sum()), 1e-30))
+    return (float(sums @ mean / energy) if energy > 0 else 0.0), float(deviation)
 
 
 def _response(weight: np.ndarray) -> np.ndarray:
