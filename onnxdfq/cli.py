@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -44,6 +45,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except MemoryError:
         print("onnxdfq: out of memory. Use a smaller --input-shape or another machine", file=sys.stderr)
         return USER_ERROR
+    except Exception as error:  # whatever slipped through: one line with its place, never a traceback
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        line = next(iter(str(error).splitlines()), "")[:200]
+        where = f"{Path(place.filename).name}:{place.lineno}"
+        print(f"onnxdfq: {type(error).__name__} in {where}: {line}. This is a bug: please report it", file=sys.stderr)
+        return INTERNAL_ERROR
     return 0
 
 
@@ -61,6 +68,8 @@ def _quantize(parsed: argparse.Namespace) -> None:
     files = output_files(parsed.model, bits, targets, parsed.output)
     if parsed.report is not None:
         check_writable(parsed.report, parsed.model)
+        if parsed.report.resolve() in [file.resolve() for file in files.values()]:
+            raise OnnxdfqError(f"{parsed.report} would be report and model at once", "give --report another name")
     done = quantize(
         parsed.model,
         bits=bits,

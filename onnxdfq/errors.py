@@ -10,4 +10,4 @@ class OnnxdfqError(Exception):
         self.hint = hint
 
     def __str__(self) -> str:
-        return ". ".join(part for part in (self.message, self.hint) if part)
+        return ". ".join(part.rstrip(".") for part in (self.message, self.hint) if part)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import onnx
@@ -57,6 +57,7 @@ class Run:
     into: ModelInput = field(init=False)
     domain: InputDomain = field(init=False)
     guides: Guides = field(init=False)
+    labelled: tuple[np.ndarray, np.ndarray] | None = None  # pixels and labels to count on
     calibration: np.ndarray = field(init=False)  # pixels [N, C, H, W]
     held_out: np.ndarray = field(init=False)
     placements: dict[str, Placement] = field(default_factory=dict)
@@ -123,12 +124,17 @@ def _find_input(run: Run) -> None:
     run.report.input = f"{run.into.name} {shape} {run.into.layout}"
     if not runs(run.into):
         raise OnnxdfqError(f"the model does not run with its input at {shape}", "check it, or give --input-shape")
+    if run.into.batch is None and not runs(replace(run.into, batch=2)):
+        run.into = replace(run.into, batch=1)
+        run.report.notices.append("the batch is declared free, but the model runs with one image only")
+    if run.options.evaluate is not None:  # now, for a mistake in it should not cost minutes
+        run.labelled = read_labelled(run.options.evaluate, run.into)
 
 
 def _simplify(run: Run) -> None:
     rng = np.random.default_rng(run.options.seed)
     shape = run.into.shape(run.into.batch or 1)
-    feeds = {run.into.name: rng.uniform(0, 1, shape).astype(run.into.dtype)}
+    feeds = {run.into.name: rng.uniform(0, 255 if run.into.dtype == np.uint8 else 1, shape).astype(run.into.dtype)}
     run.model, reason = simplified(run.original, lambda model: list(Session(model).run(feeds).values()))
     if reason:
         run.report.notices.append(f"not simplified: {reason}")
@@ -139,8 +145,10 @@ def _canonicalize(run: Run) -> None:
     run_passes(run.graph, CANONICAL)
     run.model = gs.export_onnx(run.graph)
     run.guides = guides(run.model)
-    if not any(place(run.graph, TARGETS[target]).weights for target in run.options.targets):
-        raise OnnxdfqError("the model has no layer that can be quantized", "`onnxdfq inspect` lists its layers and why")
+    for target in run.options.targets:
+        if not place(run.graph, TARGETS[target]).weights:
+            hint = "`onnxdfq inspect` lists its layers and why"
+            raise OnnxdfqError(f"the model has no layer that can be quantized for {target}", hint)
 
 
 def _find_domain(run: Run) -> None:
@@ -156,7 +164,9 @@ def _find_domain(run: Run) -> None:
         def answers(values: np.ndarray) -> np.ndarray:
             size = run.into.batch or len(values)
             parts = [values[k : k + size] for k in range(0, len(values), size)]
-            return np.concatenate([next(iter(session.run({run.into.name: part}).values())) for part in parts])
+            found = [next(iter(session.run({run.into.name: part}).values())) for part in parts]
+            alike = all(np.ndim(each) and np.shape(each)[1:] == np.shape(found[0])[1:] for each in found)
+            return np.concatenate(found) if alike else np.empty(0)
 
         run.domain = infer_domain(run.graph, run.into, pixels, answers)
     run.report.domain = run.domain.describe()
@@ -225,7 +235,8 @@ def _calibrate(run: Run) -> None:
 
     run.ranges = observe(stream())
     # No image goes beyond the domain, and any may reach its ends.
-    run.ranges[run.into.name].add(np.array([run.domain.low, run.domain.high], np.float32))
+    if run.into.name in run.ranges:
+        run.ranges[run.into.name].add(np.array([run.domain.low, run.domain.high], np.float32))
 
 
 # -- for each target
@@ -253,7 +264,7 @@ def _correct(run: Run, target: str) -> None:
     run.expected.update({name: means[layers[name].outputs[0].name] for name in names - run.expected.keys()})
     graph = gs.import_onnx(run.results[target])
     result = correct_biases(graph, sorted(names), run.expected, axes, batches, run.progress.step)
-    run.report.notices += [f"{skip.node} not corrected: {skip.reason}" for skip in result.skips]
+    run.report.notices += [f"{skip.node} not corrected for {target}: {skip.reason}" for skip in result.skips]
     run.corrected[target] = gs.export_onnx(graph)
 
 
@@ -311,8 +322,8 @@ def _verify(run: Run, target: str) -> None:
         provider=session.provider,
         bias_correction=correction,
     )
-    if run.options.evaluate is not None:
-        pixels, labels = read_labelled(run.options.evaluate, run.into)
+    if run.labelled is not None:
+        pixels, labels = run.labelled
         batches = run.batches(run.domain.from_rgb(pixels))
         if run.report.accuracy is None:
             run.report.accuracy = accuracy(original, batches, labels)
@@ -323,7 +334,7 @@ def _verify(run: Run, target: str) -> None:
 def _loaded(run: Run, model: onnx.ModelProto) -> Session:
     """The model checked and loaded; a fallback from CUDA to the CPU is written down."""
     if model.ByteSize() < PROTOBUF_LIMIT:
-        onnx.checker.check_model(model, full_check=True)
+        onnx.checker.check_model(model)
     session = Session(model, run.options.device)
     notice = "CUDA did not load into ONNX Runtime: verified on the CPU"
     fallback = run.options.device == "auto" and cuda_driver() and session.provider == "CPUExecutionProvider"

@@ -83,6 +83,21 @@ def _constant_values(node: gs.Node) -> np.ndarray | None:
 
 
 @dataclass(frozen=True)
+class DropEmptyInputs(Pass):
+    """Optional inputs that are left empty at the end of a node's list are left out."""
+
+    name: ClassVar[str] = "drop-empty-inputs"
+
+    def __call__(self, graph: gs.Graph) -> PassResult:
+        changed = 0
+        for node in graph.nodes:
+            while node.inputs and isinstance(node.inputs[-1], gs.Variable) and node.inputs[-1].is_empty():
+                del node.inputs[-1]
+                changed += 1
+        return PassResult(changed)
+
+
+@dataclass(frozen=True)
 class NameNodes(Pass):
     """Every node gets a name, and no two share one."""
 
@@ -120,12 +135,17 @@ class PrivateInitializers(Pass):
 
     def __call__(self, graph: gs.Graph) -> PassResult:
         names = set(graph.tensors())
+        top = {id(node) for node in graph.nodes}
         owned = {id(tensor) for node in graph.nodes for tensor in _elsewhere(node)}
+        owned |= {id(tensor) for tensor in graph.outputs}
+        for tensor in graph.tensors().values():  # the bodies of If and Loop read from outside
+            if any(id(reader) not in top for reader in tensor.outputs):
+                owned.add(id(tensor))
         changed = 0
         for node in graph.nodes:
             for position in PARAMETERS.get(node.op, ()):
                 tensor = node.inputs[position] if position < len(node.inputs) else None
-                if not isinstance(tensor, gs.Constant) or len(tensor.outputs) < 2:
+                if not isinstance(tensor, gs.Constant) or (len(tensor.outputs) < 2 and id(tensor) not in owned):
                     continue
                 if id(tensor) not in owned:  # the first user keeps the original, unless it is no parameter to somebody
                     owned.add(id(tensor))
@@ -143,4 +163,4 @@ def _elsewhere(node: gs.Node) -> list[gs.Tensor]:
     return [tensor for position, tensor in enumerate(node.inputs) if position not in parameters]
 
 
-CANONICAL: tuple[Pass, ...] = (ConstantsToInitializers(), NameNodes(), PrivateInitializers())
+CANONICAL: tuple[Pass, ...] = (ConstantsToInitializers(), DropEmptyInputs(), NameNodes(), PrivateInitializers())

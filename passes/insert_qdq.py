@@ -27,6 +27,7 @@ class InsertQDQ(Pass):
 
     def __call__(self, graph: gs.Graph) -> PassResult:
         tensors = graph.tensors()
+        taken = set(tensors)
         outputs = {tensor.name: position for position, tensor in enumerate(graph.outputs)}
         changed = 0
         for name, params in self.plan.tensors.items():
@@ -39,7 +40,7 @@ class InsertQDQ(Pass):
             is_output = name in outputs and len(readers) == len(tensor.outputs) and not isinstance(tensor, gs.Constant)
             if not readers and not is_output:
                 continue
-            dequantized = _pair(graph, tensor, params)
+            dequantized = _pair(graph, tensor, params, taken)
             for node in readers:
                 node.inputs = [dequantized if each is tensor else each for each in node.inputs]
             if is_output and _written_in_integers(tensor):
@@ -61,20 +62,31 @@ def _take_name(old: gs.Tensor, new: gs.Tensor) -> None:
     new.dtype, new.shape = old.dtype, old.shape
 
 
-def _pair(graph: gs.Graph, tensor: gs.Tensor, params: QuantParams) -> gs.Variable:
+PARTS = ("scale", "zero_point", "quantized", "dequantized")
+
+
+def _free_base(name: str, taken: set[str]) -> str:
+    """What the names of a pair's new tensors begin with: the tensor's own name, unless the model uses one of them."""
+    base = name
+    while any(f"{base}_{part}" in taken for part in PARTS):
+        base += "_q"
+    taken.update(f"{base}_{part}" for part in PARTS)
+    return base
+
+
+def _pair(graph: gs.Graph, tensor: gs.Tensor, params: QuantParams, taken: set[str]) -> gs.Variable:
+    base = _free_base(tensor.name, taken)
     whole = params.axis is None
     shape: tuple[int, ...] = () if whole else (len(params.scale),)
-    scale = gs.Constant(f"{tensor.name}_scale", np.array(params.scale, np.float32).reshape(shape))
-    zero = gs.Constant(f"{tensor.name}_zero_point", np.array(params.zero_point, params.dtype).reshape(shape))
+    scale = gs.Constant(f"{base}_scale", np.array(params.scale, np.float32).reshape(shape))
+    zero = gs.Constant(f"{base}_zero_point", np.array(params.zero_point, params.dtype).reshape(shape))
     # The standard's default axis is 1 and one parser's is 0; for a single scale it means nothing and is left out,
     # as that parser refuses an axis outside of a tensor without dimensions.
     attrs = {} if whole else {"axis": params.axis}
-    codes = gs.Variable(f"{tensor.name}_quantized", np.dtype(params.dtype), tensor.shape)
-    dequantized = gs.Variable(f"{tensor.name}_dequantized", np.dtype(np.float32), tensor.shape)
+    codes = gs.Variable(f"{base}_quantized", np.dtype(params.dtype), tensor.shape)
+    dequantized = gs.Variable(f"{base}_dequantized", np.dtype(np.float32), tensor.shape)
+    graph.layer(op="QuantizeLinear", name=f"{base}_Q", inputs=[tensor, scale, zero], outputs=[codes], attrs=attrs)
     graph.layer(
-        op="QuantizeLinear", name=f"{tensor.name}_Q", inputs=[tensor, scale, zero], outputs=[codes], attrs=attrs
-    )
-    graph.layer(
-        op="DequantizeLinear", name=f"{tensor.name}_DQ", inputs=[codes, scale, zero], outputs=[dequantized], attrs=attrs
+        op="DequantizeLinear", name=f"{base}_DQ", inputs=[codes, scale, zero], outputs=[dequantized], attrs=attrs
     )  # fmt: skip
     return dequantized

@@ -200,6 +200,8 @@ class _Placing:
             if any(tensor.name in tensors for tensor in node.outputs):
                 self.placed.share_scale([*data, *node.outputs])
             return
+        if len(node.outputs) > 1 and node.op != "Split":  # the second one of a MaxPool holds indices
+            return
         if any(tensor.name not in tensors or isinstance(tensor, gs.Constant) for tensor in data):
             return
         self._take(node, data)

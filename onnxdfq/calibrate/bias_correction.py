@@ -33,7 +33,8 @@ def channel_means(
     ranks = _ranks(model)
     taps = {}
     for name, axis in channels.items():
-        axes = [k for k in range(ranks[name]) if k not in (0, axis % ranks[name])]
+        rank = ranks.get(name, 0)
+        axes = [k for k in range(rank) if k not in (0, axis % rank)]
         taps[name] = f"{name}_channel_mean" if axes else name
         if axes:  # the mean over positions comes from the runtime, so that only [N, C] has to leave it
             _append_mean(copy, name, axes, taps[name])
@@ -42,8 +43,10 @@ def channel_means(
     rows = dict.fromkeys(channels, 0)  # not the images: a Gemm may see every token as a row
     for outputs in session.stream(batches):
         for name, tap in taps.items():
-            sums[name] = sums[name] + outputs[tap].sum(0, dtype=np.float64)
-            rows[name] += len(outputs[tap])
+            channels_last = outputs[tap] if tap != name else np.moveaxis(outputs[tap], channels[name], -1)
+            flat = channels_last.reshape(-1, channels_last.shape[-1])
+            sums[name] = sums[name] + flat.sum(0, dtype=np.float64)
+            rows[name] += len(flat)
     return {name: np.asarray(total / rows[name]) for name, total in sums.items()}
 
 

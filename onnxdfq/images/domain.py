@@ -79,8 +79,8 @@ def given(mean: tuple[float, ...], std: tuple[float, ...], scale: float, order: 
     """The domain x = (pixel * scale - mean) / std, as training scripts write it."""
     if len(mean) not in (1, channels) or len(std) not in (1, channels):
         raise OnnxdfqError(f"--mean and --std need one value or {channels}", "separate them by commas")
-    if scale <= 0 or min(std) <= 0:
-        raise OnnxdfqError("--scale and --std must be above zero")
+    if not np.isfinite([*mean, *std, scale]).all() or scale <= 0 or min(std) <= 0:
+        raise OnnxdfqError("--mean, --std and --scale must be numbers, the last two above zero")
     in_pixels = [tuple(value / scale for value in each) for each in (mean, std)]
     return domain("given", in_pixels[0], in_pixels[1], order, channels, "given by the user")
 

@@ -123,7 +123,9 @@ def _asked(
     large = preset(
         "raw255", into.channels, "its answers depend on the image only at this scale; its biases take off a mean"
     )
-    answers = {domain.name: run(domain.to_model(pixels, into)) for domain in (near_one, centred)}
+    answers = {each.name: run(each.to_model(pixels, into)) for each in (near_one, centred)}
+    if any(each.dtype.kind != "f" or len(each) != len(pixels) for each in answers.values()):
+        return near_one  # not one answer for each image
     near, far = answers[small].reshape(len(pixels), -1), answers[centred.name].reshape(len(pixels), -1)
     if near.shape[1] < 2 or not np.isfinite(far).all():
         return near_one

@@ -28,10 +28,17 @@ def show_report(report: Report, console: Console) -> None:
     facts.add_row("time", f"{sum(report.stages.values()):.1f} s ({times}), peak memory {report.peak_mb:.0f} MB")
     console.print(facts)
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("target", "size", "layers in int8", "agreement", "SQNR", *(["top-1"] if report.accuracy else [])):
+    for heading in (
+        "target",
+        "size",
+        "layers in int8",
+        "agreement",
+        "SQNR",
+        *(["top-1"] if report.accuracy is not None else []),
+    ):
         table.add_column(heading)
     for name, target in report.targets.items():
-        top1 = [f"{report.accuracy:.2f} -> {target.accuracy:.2f}"] if report.accuracy and target.accuracy else []
+        top1 = [f"{report.accuracy:.2f} -> {target.accuracy:.2f}"] if report.accuracy is not None else []
         table.add_row(
             name, _shrunk(report, target), f"{target.layers} of {target.of}", _agreement(target), _sqnr(target), *top1
         )
@@ -58,6 +65,7 @@ def show_inspection(found: Inspection, console: Console) -> None:
     for skip in found.kept:
         facts.add_row("", f"{skip.node} stays: {skip.reason}")
     facts.add_row("image synthesis", _led_by(found))
+    facts.add_row("note", "read as it is; quantize simplifies first, which may free more layers")
     console.print(facts)
     for name, target in found.targets.items():
         console.print(

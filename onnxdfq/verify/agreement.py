@@ -23,7 +23,7 @@ class Agreement:
     @property
     def distance(self) -> float:
         """One number to rank two quantizations of one model by, smaller is closer."""
-        return self.kl if self.kl is not None else -float(np.mean(list(self.sqnr.values())))
+        return self.kl if self.kl is not None else -float(np.mean(list(self.sqnr.values()) or [0.0]))
 
 
 def agreement(original: Session, quantized: Session, batches: Iterable[Mapping[str, np.ndarray]]) -> Agreement:
@@ -37,7 +37,9 @@ def agreement(original: Session, quantized: Session, batches: Iterable[Mapping[s
         expected, computed = original.run(feeds), quantized.run(feeds)
         images += len(next(iter(feeds.values())))
         for position, (name, values) in enumerate(expected.items()):
-            if values.dtype.kind != "f":
+            if not isinstance(values, np.ndarray) or values.dtype.kind != "f":
+                continue
+            if values.shape != computed[name].shape:  # as many rows as were detected, say: nothing to subtract
                 continue
             values, other = values.astype(np.float64), computed[name].astype(np.float64)
             signal[name] = signal.get(name, 0.0) + float((values**2).sum())
@@ -74,5 +76,9 @@ def _log_probabilities(scores: np.ndarray) -> np.ndarray:
 
 
 def decibels(signal: float, noise: float) -> float:
-    """10 log10(signal / noise), 200 where there is no noise."""
-    return float(min(200.0, 10 * np.log10(max(signal, 1e-30) / max(noise, 1e-30))))
+    """10 log10(signal / noise): 200 where there is no noise, -200 where one of them is no number."""
+    if noise == 0:
+        return 200.0
+    if not np.isfinite(signal) or not np.isfinite(noise):
+        return -200.0
+    return float(np.clip(10 * np.log10(max(signal, 1e-30) / noise), -200, 200))

@@ -169,3 +169,58 @@ def test_a_simplifier_that_changes_the_numbers_is_not_believed() -> None:
     result, reason = simplify.simplified(model, lambda each: next(answers))
     assert result is model
     assert reason == "the result computes something else"
+
+
+def test_an_input_of_bytes(tmp_path: Path) -> None:
+    text = """<ir_version: 8, opset_import: ["" : 17]>
+    g (uint8[N, 3, 32, 32] image) => (float[N, 5] scores) {
+        x = Cast<to = 1>(image)
+        a = Conv(x, w1)
+        r = Relu(a)
+        p = GlobalAveragePool(r)
+        f = Flatten(p)
+        scores = MatMul(f, w2)
+    }"""
+    path = saved(text, {"w1": (16, 3, 3, 3), "w2": (16, 5)}, tmp_path / "bytes.onnx")
+    done = onnxdfq.quantize(path, target="ort-cpu", recipe="fast")
+    assert done.report.domain.startswith("raw255")
+    assert done.report.targets["ort-cpu"].agreement.sqnr["scores"] > 25
+
+
+def test_weights_that_the_body_of_an_if_reads_too_stay_as_they_are(tmp_path: Path) -> None:
+    text = """<ir_version: 8, opset_import: ["" : 17]>
+    g (float[1, 16, 16, 16] image, bool flag) => (float[1, 16, 14, 14] y) {
+        a = Conv(image, w)
+        b = BatchNormalization(a, gamma, beta, mean, variance)
+        y = If(flag) <then_branch = t () => (float[1, 16, 14, 14] u) { c = Conv(image, w) u = Add(c, b) },
+                      else_branch = e () => (float[1, 16, 14, 14] v) { v = Identity(b) }>
+    }"""
+    shapes = {"w": (16, 16, 3, 3), "gamma": (16,), "beta": (16,), "mean": (16,)}
+    path = saved(text, shapes, tmp_path / "if.onnx")
+    model = onnx.load(path)
+    model.graph.initializer.append(numpy_helper.from_array(np.full(16, 0.5, np.float32), "variance"))
+    model.graph.initializer.append(numpy_helper.from_array(np.array(True), "flag"))
+    del model.graph.input[1]
+    onnx.save(model, path)
+    done = onnxdfq.quantize(path, target="ort-cpu", recipe="fast")
+    assert done.report.targets["ort-cpu"].agreement.sqnr["y"] > 25
+
+
+def test_names_that_the_model_has_already(tmp_path: Path) -> None:
+    text = """<ir_version: 8, opset_import: ["" : 17]>
+    g (float[1, 3, 16, 16] x) => (float[1, 4, 12, 12] y) { x_scale = Conv(x, w1) y = Conv(x_scale, w2) }"""
+    path = saved(text, {"w1": (16, 3, 3, 3), "w2": (4, 16, 3, 3)}, tmp_path / "names.onnx")
+    done = onnxdfq.quantize(path, target=("ort-cpu", "tensorrt"), recipe="fast")
+    assert done.report.targets["ort-cpu"].agreement.sqnr["y"] > 25
+
+
+def test_a_pool_that_gives_indices_too(tmp_path: Path) -> None:
+    text = """<ir_version: 8, opset_import: ["" : 17]>
+    g (float[1, 3, 16, 16] x) => (float[1, 4, 5, 5] y, int64[1, 16, 7, 7] places) {
+        a = Conv(x, w1)
+        p, places = MaxPool<kernel_shape = [2, 2], strides = [2, 2]>(a)
+        y = Conv(p, w2)
+    }"""
+    path = saved(text, {"w1": (16, 3, 3, 3), "w2": (4, 16, 3, 3)}, tmp_path / "pool.onnx")
+    done = onnxdfq.quantize(path, target=("ort-cpu", "tensorrt"), recipe="fast")
+    assert done.report.targets["tensorrt"].agreement.sqnr["y"] > 25
