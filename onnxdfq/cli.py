@@ -15,6 +15,7 @@ from pathlib import Path
 from onnxdfq.errors import OnnxdfqError
 from passes.errors import PassError
 
+WIDTH = 110  # of tables that go to a file or a pipe
 USER_ERROR, INTERNAL_ERROR, INTERRUPTED = 1, 2, 130
 
 
@@ -95,7 +96,7 @@ def _quantize(parsed: argparse.Namespace) -> None:
     if parsed.json:
         print(text)
     else:
-        show_report(done.report, Console(soft_wrap=not sys.stdout.isatty(), highlight=False))
+        show_report(done.report, Console(width=None if sys.stdout.isatty() else WIDTH, highlight=False))
 
 
 def _inspect(parsed: argparse.Namespace) -> None:
@@ -108,7 +109,7 @@ def _inspect(parsed: argparse.Namespace) -> None:
     if parsed.json:
         print(json.dumps(found.to_json(), indent=1))
     else:
-        show_inspection(found, Console(soft_wrap=not sys.stdout.isatty(), highlight=False))
+        show_inspection(found, Console(width=None if sys.stdout.isatty() else WIDTH, highlight=False))
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -3,6 +3,7 @@
 Run by `make demo`. The labelled digits come from scikit-learn and serve for counting only.
 """
 
+import os
 import sys
 from pathlib import Path
 
@@ -11,19 +12,17 @@ import numpy as np
 from digits import held_out
 from onnxdfq.cli import main
 
-ROOT = Path(__file__).parents[1]
-OUT = ROOT / "out"
+COMMAND = "quantize models/digits_mobilenet.onnx --target tensorrt --target ort-cpu --eval out/digits.npz -o out"
 
 
 def demo() -> int:
     """Write out/digits_mobilenet.<target>.int8.onnx and print the report, with held-out top-1 before and after."""
-    OUT.mkdir(exist_ok=True)
+    os.chdir(Path(__file__).parents[1])
+    Path("out").mkdir(exist_ok=True)
     images, labels = held_out()
-    np.savez(OUT / "digits.npz", images=images, labels=labels)
-    model = str(ROOT / "models" / "digits_mobilenet.onnx")
-    arguments = ["--target", "tensorrt", "--target", "ort-cpu", "--eval", str(OUT / "digits.npz"), "-o", str(OUT)]
-    print(f"onnxdfq quantize models/digits_mobilenet.onnx {' '.join(arguments[:4])} --eval out/digits.npz -o out")
-    return main(["quantize", model, *arguments])
+    np.savez("out/digits.npz", images=images, labels=labels)
+    print(f"onnxdfq {COMMAND}", flush=True)
+    return main(COMMAND.split())
 
 
 if __name__ == "__main__":

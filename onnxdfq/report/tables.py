@@ -31,7 +31,7 @@ def show_report(report: Report, console: Console) -> None:
     for heading in (
         "target",
         "size",
-        "layers in int8",
+        "int8 layers",
         "agreement",
         "SQNR",
         *(["top-1"] if report.accuracy is not None else []),
