@@ -215,7 +215,10 @@ class _Lowering:
         if name not in self.held:
             qualified = self.names.setdefault(name, _safe_name(name, self.names.values()))
             trained = name in self.initializers and value.is_floating_point() and name not in self.frozen
-            _place(self.root, qualified, value.contiguous(), trained, self.trainable)
+            # Into memory of torch's own, which is aligned: math libraries round differently where it is not, and two
+            # runs would not be equal.
+            value = value.clone(memory_format=torch.contiguous_format)
+            _place(self.root, qualified, value, trained, self.trainable)
             self.held[name] = self.graph.get_attr(qualified)
             self.held[name].meta["onnx_tensor"] = name
             if self.shapes:

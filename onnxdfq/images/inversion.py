@@ -63,7 +63,7 @@ def invert(
     for first in range(0, len(starts), size):
         pixels = np.resize(starts[first : first + size], (size, *starts.shape[1:]))
         labels = torch.randint(what.classes, (size,), generator=generator).to(device) if what.classes else None
-        share = torch.from_numpy(np.clip(pixels / 255, 0.02, 0.98)).to(device)
+        share = torch.tensor(np.clip(pixels / 255, 0.02, 0.98), device=device)  # copied: aligned, see engine/lower.py
         z = torch.logit(share).requires_grad_()
         optimizer = torch.optim.Adam([z], lr=RATE)
         for step in range(steps):
