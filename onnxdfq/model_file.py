@@ -10,10 +10,10 @@ import onnx
 from google.protobuf.message import DecodeError, EncodeError
 from onnx import checker, inliner, shape_inference
 
+from onnxdfq.engine.ort import SERIALIZED_LIMIT
 from onnxdfq.errors import OnnxdfqError
 from passes.canonicalize import MAX_OPSET, OLDEST_OPSET, default_opset, raise_opset
 
-PROTOBUF_LIMIT = 2**31 - 2**20  # a message has to stay below 2 GiB; weights beyond go to a file of their own
 QUANTIZED_OPS = frozenset({
     "QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "QLinearMatMul", "ConvInteger",
     "MatMulInteger",
@@ -49,7 +49,7 @@ def read_model(path: Path) -> onnx.ModelProto:
 
 def with_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
     """The model with the shapes of its tensors written in, as far as they follow; as it is when inference fails."""
-    if model.ByteSize() > PROTOBUF_LIMIT:
+    if model.ByteSize() > SERIALIZED_LIMIT:
         return model
     try:
         return shape_inference.infer_shapes(model, data_prop=True)
@@ -110,7 +110,7 @@ def write_model(model: onnx.ModelProto, path: Path) -> None:
 
     Raises OnnxdfqError when the file system refuses.
     """
-    if model.ByteSize() < PROTOBUF_LIMIT:
+    if model.ByteSize() < SERIALIZED_LIMIT:
         write_bytes(model.SerializeToString(deterministic=True), path)
         return
     data = f"{path.name}.data"

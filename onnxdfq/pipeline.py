@@ -16,14 +16,14 @@ from onnxdfq.calibrate.ranges import Ranges, observe
 from onnxdfq.config import RECIPES, Options
 from onnxdfq.console import Progress, peak_megabytes
 from onnxdfq.engine.operators import unsupported
-from onnxdfq.engine.ort import Session, cuda_driver, tapped
+from onnxdfq.engine.ort import SERIALIZED_LIMIT, Session, cuda_driver, tapped
 from onnxdfq.errors import OnnxdfqError
 from onnxdfq.images.domain import InputDomain, given, preset
 from onnxdfq.images.guides import Guides, guides
 from onnxdfq.images.infer_domain import infer_domain
 from onnxdfq.images.model_input import ModelInput, model_input
 from onnxdfq.images.procedural import procedural
-from onnxdfq.model_file import PROTOBUF_LIMIT, with_shapes
+from onnxdfq.model_file import with_shapes
 from onnxdfq.report.report import Report, TargetReport
 from onnxdfq.simplify import simplified
 from onnxdfq.verify.agreement import agreement
@@ -33,7 +33,7 @@ from passes.canonicalize import CANONICAL
 from passes.fold_batchnorm import FoldBatchNorm
 from passes.freeze_weights import FreezeBiases, FreezeWeights
 from passes.insert_qdq import InsertQDQ
-from passes.placement import WEIGHTED, Placement, place
+from passes.placement import CONVOLUTIONS, WEIGHTED, Placement, place
 from passes.plan import QuantPlan, decide
 from passes.pointwise_to_gemm import PointwiseToGemm
 from passes.targets import TARGETS
@@ -257,7 +257,7 @@ def _correct(run: Run, target: str) -> None:
         return
     names = {site.layer for site in run.placements[target].weights.values()}
     layers = {node.name: node for node in run.graph.nodes if node.name in names}
-    axes = {name: 1 if node.op in ("Conv", "ConvTranspose") else -1 for name, node in layers.items()}
+    axes = {name: 1 if node.op in CONVOLUTIONS else -1 for name, node in layers.items()}
     batches = run.batches(run.calibration[: run.affordable(CORRECTION_IMAGES)])
     missing = {layers[name].outputs[0].name: axes[name] for name in sorted(names - run.expected.keys())}
     means = channel_means(run.model, missing, batches) if missing else {}
@@ -333,7 +333,7 @@ def _verify(run: Run, target: str) -> None:
 
 def _loaded(run: Run, model: onnx.ModelProto) -> Session:
     """The model checked and loaded; a fallback from CUDA to the CPU is written down."""
-    if model.ByteSize() < PROTOBUF_LIMIT:
+    if model.ByteSize() < SERIALIZED_LIMIT:
         onnx.checker.check_model(model)
     session = Session(model, run.options.device)
     notice = "CUDA did not load into ONNX Runtime: verified on the CPU"

@@ -81,7 +81,8 @@ def correct_biases(
         shift = expected[layer.name] - mean
         shift_bias(layer, shift)
         for held in alive:
-            held[written] = _added(held[written], shift, axis, in_place=layer.op != "MatMul")
+            if layer.op != "MatMul":  # whose bias is a node of its own, which will add it
+                held[written] = _added(held[written], shift, axis)
             for name in [each for each in held if last_use.get(each, -1) <= index]:
                 del held[name]
         on_layer(index + 1, len(pieces))
@@ -147,10 +148,7 @@ def _pieces(graph: gs.Graph, layers: Sequence[gs.Node]) -> list[_Piece]:
     return pieces
 
 
-def _added(values: np.ndarray, shift: np.ndarray, axis: int, in_place: bool) -> np.ndarray:
-    """The layer's output after the correction; where the bias is a node of its own, that node will add it."""
-    if not in_place:
-        return values
+def _added(values: np.ndarray, shift: np.ndarray, axis: int) -> np.ndarray:
     shape = [1] * values.ndim
     shape[axis % values.ndim] = -1
     return values + shift.astype(np.float32).reshape(shape)

@@ -17,7 +17,7 @@ from onnx import helper
 from onnxdfq.errors import OnnxdfqError
 
 Device = Literal["auto", "cpu", "cuda"]
-SERIALIZED_LIMIT = 2**31 - 2**20
+SERIALIZED_LIMIT = 2**31 - 2**20  # a message has to stay below 2 GiB; weights beyond go to a file of their own
 
 
 class Session:
