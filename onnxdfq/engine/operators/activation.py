@@ -67,6 +67,18 @@ def hard_swish(x: Tensor) -> Tensor:
     return F.hardswish(x)
 
 
+@operator("SwiGLU", since=28)
+def swiglu(gate: Tensor, x: Tensor, *, alpha: float = 1.0) -> Tensor:
+    return swish(gate, alpha=alpha) * x
+
+
+@operator("Shrink", since=9)
+def shrink(x: Tensor, *, bias: float = 0.0, lambd: float = 0.5) -> Tensor:
+    """Towards zero by ``bias``; what is within ``lambd`` of zero becomes zero."""
+    moved = torch.where(x < -lambd, x + bias, x - bias)
+    return torch.where(x.abs() > lambd, moved, torch.zeros_like(x))
+
+
 @operator("Swish", since=24)
 def swish(x: Tensor, *, alpha: float = 1.0) -> Tensor:
     return x * torch.sigmoid(alpha * x)
@@ -111,6 +123,17 @@ def mish(x: Tensor) -> Tensor:
 @operator("Gelu", since=1, domain="com.microsoft")
 def gelu(x: Tensor, *, approximate: Literal["none", "tanh"] = "none") -> Tensor:
     return F.gelu(x, approximate=approximate)
+
+
+@operator("Hardmax", since=1)
+def hardmax_of_rows(x: Tensor, *, axis: int = 1) -> Tensor:
+    return hardmax(_rows(x, axis)).reshape(x.shape)
+
+
+@operator("Hardmax", since=13)
+def hardmax(x: Tensor, *, axis: int = -1) -> Tensor:
+    """One at the first of the largest elements along ``axis``, zero elsewhere."""
+    return torch.zeros_like(x).scatter(axis, x.argmax(axis, keepdim=True), 1)
 
 
 @operator("Softmax", since=1)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from onnxdfq.engine.operators.registry import operator
-from onnxdfq.engine.operators.values import Ints, ints
+from onnxdfq.engine.operators.values import Ints, ints, torch_dtype
 
 
 @operator("Constant", since=1)
@@ -32,6 +32,13 @@ def constant_of_shape(shape: Ints, *, value: Tensor | None = None) -> Tensor:
     device = shape.device if isinstance(shape, Tensor) else None
     fill = torch.zeros(1, device=device) if value is None else value
     return fill.reshape(()).expand(ints(shape))
+
+
+@operator("EyeLike", since=9)
+def eye_like(x: Tensor, *, dtype: int = 0, k: int = 0) -> Tensor:
+    """Ones on diagonal ``k``, in the shape of the matrix x."""
+    ones = torch.ones(x.shape, dtype=torch_dtype(dtype) if dtype else x.dtype, device=x.device)
+    return torch.triu(torch.tril(ones, k), k)
 
 
 @operator("Range", since=11)

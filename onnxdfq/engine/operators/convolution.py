@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -71,11 +73,33 @@ def conv_transpose(
     return F.pad(full_output, torch_order([(-begin, -end) for begin, end in crop]))
 
 
+@operator("CausalConvWithState", since=27)
+def causal_conv_with_state(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    past: Tensor | None = None,
+    *,
+    activation: Literal["none", "silu", "swish"] = "none",
+    outputs: int,
+) -> tuple[Tensor, ...]:
+    """x [N, C, L], weight [C, 1, K], past [N, C, K - 1] -> [N, C, L], and the last K - 1 steps, which the next call
+    takes as its past. A step sees itself and what came before it."""
+    state = weight.shape[2] - 1
+    before = x.new_zeros((*x.shape[:2], state)) if past is None else past
+    seen = torch.cat([before, x], 2)
+    y = F.conv1d(seen, weight, bias, groups=x.shape[1])
+    return (y if activation == "none" else F.silu(y), seen.narrow(2, seen.shape[2] - state, state))[:outputs]
+
+
 def _crop(full: Sequence[int], wanted: Sequence[int], auto_pad: str) -> list[tuple[int, int]]:
     """What to cut from both ends of the full output; the odd element goes as auto_pad says."""
     crop = []
     for have, want in zip(full, wanted, strict=True):
-        total = max(have - want, 0)
+        total = have - want
+        if total < 0:  # more is asked for than there is: zeros at the end
+            crop.append((0, total))
+            continue
         small, large = total // 2, total - total // 2
         crop.append((small, large) if auto_pad == "SAME_UPPER" else (large, small))
     return crop

@@ -8,8 +8,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from onnxdfq.engine.operators.low_floats import LOW_FLOATS, to_low_float
 from onnxdfq.engine.operators.registry import operator
-from onnxdfq.engine.operators.values import torch_dtype
+from onnxdfq.engine.operators.values import INTEGERS, torch_dtype, wrapped
 
 
 @operator("Add", since=7)
@@ -70,6 +71,13 @@ def power(x: Tensor, exponent: Tensor | float | list[float]) -> Tensor:
 @operator("Tan", since=7)
 def pointwise(x: Tensor, *, op_type: str) -> Tensor:
     return getattr(torch, op_type.lower())(x)
+
+
+@operator("IsInf", since=10)
+def is_inf(x: Tensor, *, detect_negative: int = 1, detect_positive: int = 1) -> Tensor:
+    found = torch.zeros_like(x, dtype=torch.bool)
+    found = found | torch.isposinf(x) if detect_positive else found
+    return found | torch.isneginf(x) if detect_negative else found
 
 
 @operator("Min", since=6)
@@ -143,13 +151,24 @@ def where(condition: Tensor, a: Tensor, b: Tensor) -> Tensor:
 
 
 @operator("Cast", since=6)
-def cast(x: Tensor, *, to: int, saturate: int = 1, round_mode: Literal["up"] = "up") -> Tensor:
+def cast(x: Tensor, *, to: int, saturate: int = 1, round_mode: Literal["up", "down", "nearest"] = "up") -> Tensor:
+    if to in LOW_FLOATS:
+        return to_low_float(x, to, saturate=bool(saturate), round_mode=round_mode)
+    if to in INTEGERS:  # by way of the widest, so that floats too lose the high bits that do not fit
+        return wrapped(x.to(torch.int64), to).to(torch_dtype(to))
     return x.to(torch_dtype(to))
 
 
 @operator("CastLike", since=15)
-def cast_like(x: Tensor, like: Tensor, *, saturate: int = 1, round_mode: Literal["up"] = "up") -> Tensor:
-    return x.to(like.dtype)
+def cast_like(
+    x: Tensor,
+    like: Tensor,
+    *,
+    saturate: int = 1,
+    round_mode: Literal["up", "down", "nearest"] = "up",
+    input_types: tuple[int, ...],
+) -> Tensor:
+    return cast(x, to=input_types[1], saturate=saturate, round_mode=round_mode)
 
 
 @operator("Identity", since=1)

@@ -34,6 +34,11 @@ def gemm(
     return product if c is None else product + (c if beta == 1.0 else beta * c)
 
 
+@operator("Det", since=11)
+def determinant(x: Tensor) -> Tensor:
+    return torch.linalg.det(x)
+
+
 @operator("Einsum", since=12)
 def einsum(*tensors: Tensor, equation: str) -> Tensor:
     return torch.einsum(equation, *tensors)

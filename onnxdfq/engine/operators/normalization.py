@@ -22,10 +22,12 @@ def batch_normalization(
     *,
     epsilon: float = 1e-5,
     momentum: float = 0.9,
-    spatial: Literal[1] = 1,
+    spatial: int = 1,
     training_mode: Literal[0] = 0,
 ) -> Tensor:
-    """x [N, C, ...]; the other inputs [C]."""
+    """x [N, C, ...]; the other inputs [C], or [C, ...] where an old model has statistics of every position."""
+    if not spatial:
+        return (x - mean) * torch.rsqrt(var + epsilon) * scale + bias
     return F.batch_norm(x, mean, var, scale, bias, training=False, eps=epsilon)
 
 

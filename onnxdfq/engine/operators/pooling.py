@@ -74,6 +74,32 @@ def average_pool(
     return (total / count).reshape(*x.shape[:2], *total.shape[2:])
 
 
+@operator("LpPool", since=2)
+def lp_pool(
+    x: Tensor,
+    *,
+    kernel_shape: list[int],
+    auto_pad: str = "NOTSET",
+    ceil_mode: int = 0,
+    dilations: list[int] | None = None,
+    p: int = 2,
+    pads: list[int] | None = None,
+    strides: list[int] | None = None,
+) -> Tensor:
+    """x [N, C, *size] -> [N, C, *out]: the p-norm of each window."""
+    view = window(x.shape[2:], kernel_shape, strides, dilations, pads, auto_pad)
+    exact = _exact_pads(x, view, bool(ceil_mode))
+    powers = F.pad(x.abs().pow(p).reshape(-1, 1, *x.shape[2:]), torch_order(exact))
+    ones = x.new_ones((1, 1, *view.kernel))
+    sums = _CONV[len(exact)](powers, ones, None, view.strides, 0, view.dilations)
+    return sums.pow(1 / p).reshape(*x.shape[:2], *sums.shape[2:])
+
+
+@operator("GlobalLpPool", since=2)
+def global_lp_pool(x: Tensor, *, p: int = 2) -> Tensor:
+    return torch.linalg.vector_norm(x, p, list(range(2, x.ndim)), keepdim=True)
+
+
 @operator("GlobalAveragePool", since=1)
 def global_average_pool(x: Tensor) -> Tensor:
     return x.mean(list(range(2, x.ndim)), keepdim=True)

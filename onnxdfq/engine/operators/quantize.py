@@ -16,21 +16,10 @@ import torch
 from onnx import TensorProto
 from torch import Tensor
 
+from onnxdfq.engine.operators.low_floats import LOW_FLOATS, to_low_float
 from onnxdfq.engine.operators.registry import operator
-from onnxdfq.engine.operators.values import torch_dtype
+from onnxdfq.engine.operators.values import INTEGERS, torch_dtype
 from onnxdfq.errors import OnnxdfqError
-
-_RANGES: dict[int, tuple[int, int]] = {
-    TensorProto.UNDEFINED: (0, 255),  # ONNX's default is uint8
-    TensorProto.INT2: (-2, 1),
-    TensorProto.UINT2: (0, 3),
-    TensorProto.INT4: (-8, 7),
-    TensorProto.UINT4: (0, 15),
-    TensorProto.INT8: (-128, 127),
-    TensorProto.UINT8: (0, 255),
-    TensorProto.INT16: (-32768, 32767),
-    TensorProto.UINT16: (0, 65535),
-}
 
 
 class Round(torch.autograd.Function):
@@ -43,6 +32,18 @@ class Round(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
         return gradients[0]
+
+
+class RoundToFloat(torch.autograd.Function):
+    """Round to a float of eight or four bits, and back to the type of x; the gradient passes unchanged."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, element_type: int, saturate: bool) -> Tensor:
+        return to_low_float(x, element_type, saturate=saturate).to(x.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        return gradients[0], None, None
 
 
 @operator("QuantizeLinear", since=10)
@@ -59,11 +60,15 @@ def quantize_linear(
     saturate: int = 1,
     input_types: tuple[int, ...],
 ) -> Tensor:
-    """Whole numbers in the zero point's range; scale is one number, [C] along ``axis``, or blocks."""
-    low, high = _range(zero_point, input_types, output_dtype)
+    """Whole numbers in the zero point's range, or small floats; scale is one number, [C] along ``axis``, or blocks."""
+    target = _target(zero_point, input_types, output_dtype)
     # Half precision activations (autocast) would round to the wrong side: compute in the scale's type.
     wide = x.to(torch.promote_types(x.dtype, scale.dtype))
-    steps = Round.apply(wide / _align(scale, x, axis, block_size))
+    steps = wide / _align(scale, x, axis, block_size)
+    if target in LOW_FLOATS:  # their zero point is zero, by the specification
+        return RoundToFloat.apply(steps, target, bool(saturate))
+    low, high = integer_range(target)
+    steps = Round.apply(steps)
     if zero_point is not None:
         steps = steps + _align(zero_point, x, axis, block_size).to(steps.dtype)
     return torch.clamp(steps, low, high)
@@ -81,23 +86,29 @@ def dequantize_linear(
     output_dtype: int = 0,
 ) -> Tensor:
     """(x - zero_point) * scale, for x in whole numbers, be they held as floats or as integers."""
-    steps = x if x.is_floating_point() else x.to(scale.dtype)
+    steps = x.to(scale.dtype)
     if zero_point is not None:
         steps = steps - _align(zero_point, x, axis, block_size).to(steps.dtype)
     y = steps * _align(scale, x, axis, block_size)
     return y.to(torch_dtype(output_dtype)) if output_dtype else y
 
 
-def _range(zero_point: Tensor | None, input_types: tuple[int, ...], output_dtype: int) -> tuple[int, int]:
-    """The bounds of the quantized type: what the node says, else the type of the zero point, else uint8."""
-    declared = output_dtype or (input_types[2] if zero_point is not None else TensorProto.UNDEFINED)
-    if declared == TensorProto.UNDEFINED and zero_point is not None:
-        limits = torch.iinfo(zero_point.dtype)  # made by the graph: its type was not declared, the tensor tells
-        return int(limits.min), int(limits.max)
-    if declared not in _RANGES:
-        name = TensorProto.DataType.Name(declared)
-        raise OnnxdfqError(f"QuantizeLinear to {name} is not supported", "integers of 2, 4, 8 and 16 bits are")
-    return _RANGES[declared]
+def integer_range(element_type: int) -> tuple[int, int]:
+    """The smallest and the largest number of an integer type that ONNX quantizes to."""
+    bits, signed = INTEGERS.get(element_type, (0, False))
+    if not 2 <= bits <= 16:
+        name = TensorProto.DataType.Name(element_type)
+        raise OnnxdfqError(
+            f"quantizing to {name} is not supported", "integers of 2, 4, 8 and 16 bits are, and floats of 4 and 8"
+        )
+    return (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
+
+
+def _target(zero_point: Tensor | None, input_types: tuple[int, ...], output_dtype: int) -> int:
+    """The quantized type: what the node says, else the type of the zero point, else uint8."""
+    if output_dtype or zero_point is None:
+        return output_dtype or TensorProto.UINT8
+    return input_types[2] or (TensorProto.INT8 if zero_point.dtype == torch.int8 else TensorProto.UINT8)
 
 
 def _align(parameter: Tensor, x: Tensor, axis: int, block_size: int) -> Tensor:

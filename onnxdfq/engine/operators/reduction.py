@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -17,14 +18,28 @@ def _product(x: Tensor, dims: list[int], keep: bool) -> Tensor:
     return x
 
 
+def _largest(x: Tensor, dims: list[int], keep: bool) -> Tensor:
+    if x.numel():
+        return x.amax(dims, keep)
+    lowest = False if x.dtype == torch.bool else -math.inf if x.is_floating_point() else torch.iinfo(x.dtype).min
+    return x.sum(dims, keep).to(x.dtype).fill_(lowest)  # of nothing
+
+
+def _smallest(x: Tensor, dims: list[int], keep: bool) -> Tensor:
+    if x.numel():
+        return x.amin(dims, keep)
+    highest = True if x.dtype == torch.bool else math.inf if x.is_floating_point() else torch.iinfo(x.dtype).max
+    return x.sum(dims, keep).to(x.dtype).fill_(highest)
+
+
 _REDUCE: dict[str, Callable[[Tensor, list[int], bool], Tensor]] = {
     "ReduceL1": lambda x, dims, keep: x.abs().sum(dims, keep),
     "ReduceL2": lambda x, dims, keep: torch.linalg.vector_norm(x, 2, dims, keep),
     "ReduceLogSum": lambda x, dims, keep: x.sum(dims, keep).log(),
     "ReduceLogSumExp": lambda x, dims, keep: x.logsumexp(dims, keep),
-    "ReduceMax": lambda x, dims, keep: x.amax(dims, keep),
+    "ReduceMax": _largest,
     "ReduceMean": lambda x, dims, keep: x.mean(dims, keep),
-    "ReduceMin": lambda x, dims, keep: x.amin(dims, keep),
+    "ReduceMin": _smallest,
     "ReduceProd": _product,
     "ReduceSum": lambda x, dims, keep: x.sum(dims, keep),
     "ReduceSumSquare": lambda x, dims, keep: x.square().sum(dims, keep),
@@ -89,9 +104,14 @@ def top_k(x: Tensor, k: Ints, *, axis: int = -1, largest: int = 1, sorted: int =
 
 
 @operator("CumSum", since=11, host=("axis",))
-def cumulative_sum(x: Tensor, axis: Ints, *, exclusive: int = 0, reverse: int = 0) -> Tensor:
+@operator("CumProd", since=26, host=("axis",))
+def cumulate(x: Tensor, axis: Ints, *, exclusive: int = 0, reverse: int = 0, op_type: str) -> Tensor:
+    """Sums or products of the elements up to each one; of those before it, with ``exclusive``."""
     dim = ints(axis)[0]
+    run, neutral = (torch.cumsum, 0) if op_type == "CumSum" else (torch.cumprod, 1)
     ordered = x.flip(dim) if reverse else x
-    sums = ordered.cumsum(dim, dtype=x.dtype)
-    sums = sums - ordered if exclusive else sums
-    return sums.flip(dim) if reverse else sums
+    if exclusive:
+        first = torch.full_like(ordered.narrow(dim, 0, 1), neutral)
+        ordered = torch.cat([first, ordered.narrow(dim, 0, x.shape[dim] - 1)], dim)
+    done = run(ordered, dim, dtype=x.dtype)
+    return done.flip(dim) if reverse else done

@@ -34,6 +34,7 @@ import onnx
 from onnxdfq.errors import OnnxdfqError
 
 LATEST_OPSET = 28  # the newest ONNX opset whose changes the operator files have been checked against
+_NO_NUMBERS = frozenset({onnx.TensorProto.STRING, onnx.TensorProto.COMPLEX64, onnx.TensorProto.COMPLEX128})
 FACTS = frozenset({"outputs", "op_type", "input_types"})
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -126,16 +127,27 @@ def resolve(node: onnx.NodeProto, opsets: Mapping[str, int]) -> Operator:
 
 
 def unsupported(model: onnx.ModelProto) -> list[str]:
-    """One line for each node the torch engine cannot run; empty when it can run all. Needs no torch."""
+    """One line for each input and node the torch engine cannot run; empty when it can run all. Needs no torch."""
     model = inlined(model)
-    opsets = opset_imports(model)
-    lines = []
-    for node in model.graph.node:
+    return [*_unsupported_inputs(model.graph), *_unsupported_nodes(model.graph, opset_imports(model))]
+
+
+def _unsupported_inputs(graph: onnx.GraphProto) -> Iterator[str]:
+    for entry in graph.input:
+        kind = entry.type.WhichOneof("value")
+        if kind != "tensor_type" or entry.type.tensor_type.elem_type in _NO_NUMBERS:
+            yield f'input "{entry.name}" is not supported: only tensors of real numbers and truth values are'
+
+
+def _unsupported_nodes(graph: onnx.GraphProto, opsets: Mapping[str, int]) -> Iterator[str]:
+    for node in graph.node:
         try:
             resolve(node, opsets)
         except UnsupportedOperator as error:
-            lines.append(str(error))
-    return lines
+            yield str(error)
+        for attribute in node.attribute:
+            if attribute.type == onnx.AttributeProto.GRAPH:
+                yield from _unsupported_nodes(attribute.g, opsets)
 
 
 def opset_imports(model: onnx.ModelProto) -> dict[str, int]:

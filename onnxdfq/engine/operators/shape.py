@@ -74,7 +74,11 @@ def split_by_input(
     x: Tensor, sizes: Ints | None = None, *, axis: int = 0, num_outputs: int | None = None, outputs: int
 ) -> tuple[Tensor, ...]:
     """Without ``sizes`` the parts are equal, the last one smaller where they cannot be."""
-    return torch.split(x, -(-x.shape[axis] // outputs) if sizes is None else ints(sizes), axis)
+    if sizes is None:
+        length = x.shape[axis]
+        part = -(-length // outputs)
+        sizes = [max(min(part, length - i * part), 0) for i in range(outputs)]
+    return torch.split(x, ints(sizes), axis)
 
 
 @operator("Slice", since=1)
@@ -166,8 +170,10 @@ def depth_to_space(x: Tensor, *, blocksize: int, mode: Literal["DCR", "CRD"] = "
 
 
 @operator("SpaceToDepth", since=1)
-def space_to_depth(x: Tensor, *, blocksize: int) -> Tensor:
+def space_to_depth(x: Tensor, *, blocksize: int, mode: Literal["DCR", "CRD"] = "DCR") -> Tensor:
     """x [N, C, H * b, W * b] -> [N, b * b * C, H, W]."""
     n, c, h, w = x.shape
     b = blocksize
+    if mode == "CRD":
+        return F.pixel_unshuffle(x, b)
     return x.reshape(n, c, h // b, b, w // b, b).permute(0, 3, 5, 1, 2, 4).reshape(n, c * b * b, h // b, w // b)
