@@ -1,11 +1,11 @@
-# make install | demo | test | lint | clean
+# make install | demo | test | conformance | lint | clean
 
 PYTHON ?= python3
 BIN := .venv/bin
 # Wheels only: building a dependency from source would fetch and run code that nobody pinned.
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet install --only-binary :all: -c constraints.txt
 
-.PHONY: install demo test lint clean
+.PHONY: install demo test conformance lint clean
 
 install: .venv/installed
 
@@ -21,6 +21,9 @@ demo: install
 
 test: install
 	$(BIN)/python -m pytest -q
+
+conformance: install
+	$(BIN)/python tools/conformance.py
 
 lint: install
 	$(BIN)/ruff check

@@ -198,6 +198,8 @@ def attribute_value(attribute: onnx.AttributeProto) -> Any:
     value = onnx.helper.get_attribute_value(attribute)
     if isinstance(value, bytes):
         return value.decode()
+    if attribute.type == onnx.AttributeProto.STRINGS:
+        return [item.decode() for item in value]
     return list(value) if attribute.type in (onnx.AttributeProto.INTS, onnx.AttributeProto.FLOATS) else value
 
 
