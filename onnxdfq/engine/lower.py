@@ -13,11 +13,8 @@ appear in the graph.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any
 
 import onnx
-import torch
 from torch import Tensor, fx
 
 from onnxdfq.engine.lowering import Shapes, graph_module, lower_model
@@ -25,7 +22,7 @@ from onnxdfq.engine.operators.registry import UnsupportedOperator, inlined, unsu
 from onnxdfq.engine.operators.values import to_onnx
 from onnxdfq.errors import OnnxdfqError
 
-__all__ = ["UnsupportedOperator", "autocast", "lower", "tap", "unsupported", "write_back"]
+__all__ = ["UnsupportedOperator", "lower", "tap", "unsupported", "write_back"]
 
 
 def lower(model: onnx.ModelProto, *, trainable: bool = True, input_shapes: Shapes | None = None) -> fx.GraphModule:
@@ -86,14 +83,3 @@ def write_back(gm: fx.GraphModule, model: onnx.ModelProto) -> None:
             documentation = target.doc_string
             target.CopyFrom(to_onnx(held[qualified], name, target.data_type))
             target.doc_string = documentation
-
-
-def autocast(device: torch.device | str) -> AbstractContextManager[Any]:
-    """Mixed precision where the hardware computes faster in it; elsewhere a context that does nothing."""
-    kind = torch.device(device).type
-    if kind == "cuda":
-        return torch.autocast(kind, torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16)
-    capabilities = torch.cpu.get_capabilities() if kind == "cpu" else {}
-    if capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"):
-        return torch.autocast(kind, torch.bfloat16)
-    return nullcontext()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from operator import getitem
 from typing import Any
 
@@ -18,12 +18,14 @@ from onnxdfq.errors import OnnxdfqError
 
 Value = Tensor | fx.Node  # a constant, or something computed at call time
 Shapes = Mapping[str, tuple[int, ...]]
+# Operators whose result is always new memory, and not read when gradients run back through them.
+_DISPOSABLE = frozenset({"Add", "BatchNormalization", "Conv", "ConvTranspose", "Gemm"})
 
 
 def lower_model(model: onnx.ModelProto, trainable: bool, shapes: Shapes) -> fx.GraphModule:
     """The module of a model without local functions; arguments and errors are those of ``lower``."""
     walk = _Walk(opset_imports(model), {})
-    walk.frozen = set(walk.never_trained(model.graph))
+    walk.frozen = walk.never_trained(model.graph)
     walk.types = element_types(model)
     walk.trainable = trainable
     walk.initializers = {initializer.name: initializer for initializer in model.graph.initializer}
@@ -43,9 +45,22 @@ def lower_model(model: onnx.ModelProto, trainable: bool, shapes: Shapes) -> fx.G
 
 def graph_module(root: nn.Module, graph: fx.Graph, initializers: Mapping[str, str]) -> fx.GraphModule:
     """A module that knows which of its tensors are initializers: ONNX name -> qualified name."""
+    _overwrite(graph)
     gm = fx.GraphModule(root, graph)
     gm.meta["initializers"] = dict(initializers)
+    # Each call reads every tensor by a path of submodules. Python finds them at once as plain attributes; the lookup of
+    # nn.Module costs a small network more than a tenth of its time.
+    for module in gm.modules():
+        module.__dict__.update(module._modules)
     return gm
+
+
+def _overwrite(graph: fx.Graph) -> None:
+    """Let functions that can, put their result where their input was, if nothing else reads that."""
+    for node in graph.nodes:
+        if "overwrite" in node.kwargs:
+            source = node.args[0]
+            node.update_kwarg("overwrite", source.meta.get("disposable", False) and len(source.users) == 1)
 
 
 class _Walk:
@@ -70,14 +85,18 @@ class _Walk:
         self.dry: dict[fx.Node, Tensor] = {}  # tensors without data, where the shape is known
         self.taken: dict[fx.Node, fx.Node] = {}  # placeholders of a child, and what they stand for outside
 
-    def never_trained(self, graph: onnx.GraphProto) -> Iterator[str]:
+    def never_trained(self, graph: onnx.GraphProto) -> set[str]:
         """Initializers that an operator declares as no subject of training. Raises UnsupportedOperator."""
-        for node in graph.node:
+        found: set[str] = set()
+        for node in reversed(graph.node):
             entry = resolve(node, self.opsets)
-            yield from (name for i, name in enumerate(node.input) if entry.input_name(i) in entry.frozen)
+            found.update(name for i, name in enumerate(node.input) if entry.input_name(i) in entry.frozen)
+            if node.op_type == "Identity" and node.output[0] in found:  # by which exporters share equal tensors
+                found.add(node.input[0])
             for attribute in node.attribute:
                 if attribute.type == onnx.AttributeProto.GRAPH:
-                    yield from self.never_trained(attribute.g)
+                    found |= self.never_trained(attribute.g)
+        return found
 
     def add_input(self, index: int, entry: onnx.ValueInfoProto, shape: tuple[int, ...] | None) -> None:
         element_type = entry.type.tensor_type.elem_type
@@ -114,6 +133,7 @@ class _Walk:
         facts = {
             "outputs": len(node.output),
             "op_type": node.op_type,
+            "overwrite": False,  # decided when the graph is complete
             "input_types": tuple(self.types.get(name, 0) for name in node.input),
         }
         keywords = {attribute.name: _python(attribute) for attribute in node.attribute}
@@ -127,6 +147,7 @@ class _Walk:
         keywords = {name: self._stored(f"{node.output[0]}.{name}", value) for name, value in keywords.items()}
         name = f"{node.op_type}_outputs" if several else node.output[0]
         call = self.graph.create_node("call_function", function, arguments, keywords, name=name)
+        call.meta["disposable"] = node.op_type in _DISPOSABLE
         dry = self._dry_run(function, call)
         if several:
             self._parts(node, call, dry)
@@ -216,7 +237,9 @@ class _Walk:
         if not isinstance(value, Tensor):
             return value
         if name not in self.held:
-            qualified = self.names.setdefault(name, safe_name(name, self.names.values()))
+            if name not in self.names:
+                self.names[name] = safe_name(name, self.names.values())
+            qualified = self.names[name]
             trained = name in self.initializers and value.is_floating_point() and name not in self.frozen
             # Into memory of torch's own, which is aligned: math libraries round differently where it is not, and two
             # runs would not be equal.

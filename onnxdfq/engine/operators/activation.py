@@ -16,8 +16,8 @@ LOWEST = -3.4028234663852886e38  # of single precision, with which ONNX says "no
 
 
 @operator("Relu", since=6)
-def relu(x: Tensor) -> Tensor:
-    return F.relu(x)
+def relu(x: Tensor, *, overwrite: bool = False) -> Tensor:
+    return torch.relu_(x) if overwrite else torch.relu(x)
 
 
 @operator("LeakyRelu", since=6)
@@ -36,12 +36,12 @@ def thresholded_relu(x: Tensor, *, alpha: float = 1.0) -> Tensor:
 
 
 @operator("Clip", since=6)
-def clip_by_attributes(x: Tensor, *, min: float = LOWEST, max: float = -LOWEST) -> Tensor:
-    return clip(x, min, max)
+def clip_by_attributes(x: Tensor, *, min: float = LOWEST, max: float = -LOWEST, overwrite: bool = False) -> Tensor:
+    return clip(x, min, max, overwrite=overwrite)
 
 
 @operator("Clip", since=11, host=("low", "high"))
-def clip(x: Tensor, low: Number | None = None, high: Number | None = None) -> Tensor:
+def clip(x: Tensor, low: Number | None = None, high: Number | None = None, *, overwrite: bool = False) -> Tensor:
     low, high = number(low), number(high)
     if isinstance(low, Tensor) or isinstance(high, Tensor):
         # torch wants both bounds as numbers or both as tensors; ONNX may mix a constant and a computed one.
@@ -49,7 +49,8 @@ def clip(x: Tensor, low: Number | None = None, high: Number | None = None) -> Te
         return x if high is None else torch.clamp(x, max=high)
     if low is None or high is None or low > high or not x.is_floating_point():
         return x if low is None and high is None else torch.clamp(x, low, high)
-    return F.hardtanh(x, low, high)  # the same values as clamp, with a faster backward
+    # The same values as clamp, with a faster backward; that wants x, so that overwriting it would only copy it before.
+    return F.hardtanh(x, low, high, overwrite and not x.requires_grad)
 
 
 @operator("Sigmoid", since=6)

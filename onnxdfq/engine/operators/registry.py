@@ -8,12 +8,13 @@ An operator is one function beside this file::
 
 Its signature is its contract. Positional parameters are the ONNX inputs, in order; keyword parameters are the
 ONNX attributes with their defaults; a keyword annotated with ``Literal[...]`` accepts these values and no
-others. Three keywords are not attributes but facts about the node, handed over when the function asks for
+others. Four keywords are not attributes but facts about the node, handed over when the function asks for
 them:
 
     outputs       how many outputs the node lists; the function then returns a tuple of that many tensors
     op_type       the ONNX name, for a function that serves several operators
     input_types   the ONNX element type of every input, 0 where it is not known
+    overwrite     whether the result may take the memory of the first input, which nothing else reads
 
 The catalogue is read from the *source* of the operator files, not by importing them: ``unsupported`` must
 answer without torch, and a second, handwritten list would sooner or later disagree with the functions.
@@ -35,7 +36,7 @@ from onnxdfq.errors import OnnxdfqError
 
 LATEST_OPSET = 28  # the newest ONNX opset whose changes the operator files have been checked against
 _NO_NUMBERS = frozenset({onnx.TensorProto.STRING, onnx.TensorProto.COMPLEX64, onnx.TensorProto.COMPLEX128})
-FACTS = frozenset({"outputs", "op_type", "input_types"})
+FACTS = frozenset({"outputs", "op_type", "input_types", "overwrite"})
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 

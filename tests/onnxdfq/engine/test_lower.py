@@ -15,7 +15,7 @@ import pytest
 import torch
 from onnx import numpy_helper
 
-from onnxdfq.engine.lower import UnsupportedOperator, autocast, lower, tap, unsupported, write_back
+from onnxdfq.engine.lower import UnsupportedOperator, lower, tap, unsupported, write_back
 from onnxdfq.engine.operators import catalogue
 from onnxdfq.engine.operators.registry import attribute_value
 from onnxdfq.errors import OnnxdfqError
@@ -305,15 +305,6 @@ def test_signatures_cover_the_onnx_schema(entry: Any) -> None:
             assert (list(ours) if isinstance(ours, tuple) else ours) == pytest.approx(declared)
 
 
-@pytest.mark.parametrize("capability", ["amx_bf16", "avx512_bf16", None])
-def test_autocast_where_the_processor_has_bfloat16(monkeypatch: Any, capability: str | None) -> None:
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {capability: True})
-    with autocast("cpu"):
-        assert torch.is_autocast_enabled("cpu") == (capability is not None)
-    with autocast("meta"):
-        assert not torch.is_autocast_enabled("cpu")
-
-
 def test_models_run_under_autocast(net: onnx.ModelProto, image: np.ndarray) -> None:
     gm = lower(net)
     expected = gm(torch.from_numpy(image))[0]
@@ -321,3 +312,25 @@ def test_models_run_under_autocast(net: onnx.ModelProto, image: np.ndarray) -> N
         logits = gm(torch.from_numpy(image))[0]
     assert logits.dtype == torch.bfloat16
     torch.testing.assert_close(logits.float(), expected, rtol=0.05, atol=0.5)
+
+
+def test_tapped_values_are_not_overwritten(net: onnx.ModelProto, image: np.ndarray) -> None:
+    gm = lower(net)
+    made = {node.meta["onnx_tensor"] for node in gm.graph.nodes if node.meta.get("disposable")}
+    tapped = tap(gm, made)
+    assert any(node.kwargs.get("overwrite") for node in gm.graph.nodes)
+    assert not any(node.kwargs.get("overwrite") for node in tapped.graph.nodes)
+    outputs, _ = tapped(torch.from_numpy(image))
+    torch.testing.assert_close(outputs, gm(torch.from_numpy(image)), rtol=0, atol=0)
+
+
+def test_statistics_that_are_shared_through_identity_are_not_trained() -> None:
+    model = parse(
+        "(float[1, 2, 3, 3] x) => (float[1, 2, 3, 3] y)",
+        "s = Identity (v) a = BatchNormalization (x, g, b, m, v) y = BatchNormalization (a, g, b, m, s)",
+    )
+    for name in "gbmv":
+        model.graph.initializer.append(numpy_helper.from_array(np.ones(2, np.float32), name))
+    gm = lower(model)
+    assert {name for name, _ in gm.named_parameters()} == {"g", "b"}
+    gm(torch.ones(1, 2, 3, 3))[0].sum().backward()
