@@ -41,7 +41,8 @@ def mod(a: Tensor, b: Tensor, *, fmod: int = 0) -> Tensor:
 @operator("Pow", since=7, host=("exponent",))
 def power(x: Tensor, exponent: Tensor | float | list[float]) -> Tensor:
     if isinstance(exponent, list):
-        exponent = torch.tensor(exponent, device=x.device)
+        wide = torch.promote_types(x.dtype, torch.float32) if x.is_floating_point() else None
+        exponent = torch.tensor(exponent, dtype=wide, device=x.device)
     return torch.pow(x, exponent).to(x.dtype)
 
 
@@ -159,7 +160,7 @@ def cast(x: Tensor, *, to: int, saturate: int = 1, round_mode: Literal["up", "do
     return x.to(torch_dtype(to))
 
 
-@operator("CastLike", since=15)
+@operator("CastLike", since=15, frozen=("like",))
 def cast_like(
     x: Tensor,
     like: Tensor,
@@ -182,7 +183,7 @@ def dropout(x: Tensor, *, ratio: float = 0.5, outputs: int) -> tuple[Tensor, ...
     return (x, torch.ones_like(x, dtype=torch.bool))[:outputs]
 
 
-@operator("Dropout", since=12)
+@operator("Dropout", since=12, frozen=("ratio",))
 def dropout_with_inputs(
     x: Tensor,
     ratio: Tensor | None = None,

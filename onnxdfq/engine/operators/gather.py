@@ -119,14 +119,15 @@ def unique(x: Tensor, *, axis: int | None = None, sorted: int = 1, outputs: int)
     """The different elements, or slices along ``axis``; for each the first position and the count, and for each of x
     which one it is. Without ``sorted`` they come in the order in which they first occur."""
     flat, along = (x.reshape(-1), 0) if axis is None else (x, axis)
-    values, inverse, counts = torch.unique(flat, return_inverse=True, return_counts=True, dim=along)
+    _, inverse, counts = torch.unique(flat, return_inverse=True, return_counts=True, dim=along)
     positions = torch.arange(flat.shape[along], device=x.device)
     first = torch.full_like(counts, flat.shape[along]).scatter_reduce(0, inverse, positions, "amin")
     if not sorted:
         order = torch.argsort(first)
-        values, first, counts = values.index_select(along, order), first[order], counts[order]
+        first, counts = first[order], counts[order]
         inverse = torch.argsort(order)[inverse]
-    return (values, first, inverse, counts)[:outputs]
+    # Read from x, as torch has no gradient of its own unique values.
+    return (flat.index_select(along, first), first, inverse, counts)[:outputs]
 
 
 @operator("ReverseSequence", since=10)

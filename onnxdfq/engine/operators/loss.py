@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from onnxdfq.engine.operators.registry import operator
 
 
-@operator("NegativeLogLikelihoodLoss", since=12)
+@operator("NegativeLogLikelihoodLoss", since=12, frozen=("weight",))
 def negative_log_likelihood_loss(
     x: Tensor, target: Tensor, weight: Tensor | None = None, *, ignore_index: int = -100, reduction: str = "mean"
 ) -> Tensor:
@@ -17,7 +17,7 @@ def negative_log_likelihood_loss(
     return F.nll_loss(x, target.long(), weight, ignore_index=ignore_index, reduction=reduction)
 
 
-@operator("SoftmaxCrossEntropyLoss", since=12)
+@operator("SoftmaxCrossEntropyLoss", since=12, frozen=("weight",))
 def softmax_cross_entropy_loss(
     scores: Tensor,
     target: Tensor,

@@ -31,6 +31,11 @@ _FLOAT8: dict[int, _Float8] = {
 LOW_FLOATS = frozenset({*_FLOAT8, TensorProto.FLOAT8E8M0, TensorProto.FLOAT4E2M1})
 
 
+def largest(element_type: int) -> float:
+    """The largest finite value of a float that ONNX quantizes to."""
+    return 6.0 if element_type == TensorProto.FLOAT4E2M1 else _FLOAT8[element_type].largest
+
+
 def to_low_float(x: Tensor, element_type: int, *, saturate: bool = True, round_mode: str = "up") -> Tensor:
     """x in the type that carries ``element_type``, one of LOW_FLOATS; ``round_mode`` is for FLOAT8E8M0 alone."""
     x = x.to(torch.float32)

@@ -16,7 +16,7 @@ import torch
 from onnx import TensorProto
 from torch import Tensor
 
-from onnxdfq.engine.operators.low_floats import LOW_FLOATS, to_low_float
+from onnxdfq.engine.operators.low_floats import LOW_FLOATS, largest, to_low_float
 from onnxdfq.engine.operators.registry import operator
 from onnxdfq.engine.operators.values import INTEGERS, torch_dtype
 from onnxdfq.errors import OnnxdfqError
@@ -66,6 +66,8 @@ def quantize_linear(
     wide = x.to(torch.promote_types(x.dtype, scale.dtype))
     steps = wide / _align(scale, x, axis, block_size)
     if target in LOW_FLOATS:  # their zero point is zero, by the specification
+        if saturate:
+            steps = torch.clamp(steps, -largest(target), largest(target))
         return RoundToFloat.apply(steps, target, bool(saturate))
     low, high = integer_range(target)
     steps = Round.apply(steps)
