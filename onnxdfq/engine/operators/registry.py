@@ -116,7 +116,8 @@ def resolve(node: onnx.NodeProto, opsets: Mapping[str, int]) -> Operator:
     where = f'node "{node.name or next(iter(node.output), "")}": {title} version {version}'
     ranges = catalogue().get((domain, node.op_type), ())
     if not ranges:
-        raise UnsupportedOperator(f"{where} is not supported", f"the engine has no {title}")
+        listed = f"onnxdfq.engine.operators.catalogue() lists the {len(catalogue())} it has"
+        raise UnsupportedOperator(f"{where} is not supported", f"the engine has no {title}; {listed}")
     supported = f"supported: {title} versions {ranges[0].since} to {ranges[-1].until}"
     for entry in ranges:
         if entry.since <= version <= entry.until:
