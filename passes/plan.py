@@ -38,7 +38,8 @@ class QuantParams:
 
 @dataclass(frozen=True)
 class QuantPlan:
-    """The whole decision for one target. ``readers``: for each activation, the nodes that read it quantized."""
+    """The whole decision for one target. ``readers``: for each activation, the nodes that read it quantized; none for
+    an output of the model. Tensors that are not in it are weights."""
 
     target: str
     tensors: Mapping[str, QuantParams]
@@ -69,27 +70,38 @@ def decide(
     graph: gs.Graph,
     ranges: Mapping[str, tuple[float, float]],
     target: Target,
-    bits: int = 8,
+    bits: int | Mapping[str, int] = 8,
     placement: Placement | None = None,
 ) -> QuantPlan:
     """The plan for a canonical graph.
 
-    ranges: (low, high) of each activation that the placement wants. bits: of the weights.
-    Raises KeyError for an activation without a range.
+    ranges: (low, high) of each activation that the placement wants. bits: of all weights, or by the name of the
+    weights, where those that are missing get 8. Raises KeyError for an activation without a range.
     """
     placed = placement or place(graph, target)
-    shared = _shared_ranges(ranges, placed)
+    shared = _shared_ranges({**ranges, **_constant_ranges(graph, placed)}, placed)
     tensors = {name: _activation(*shared[name], target, why) for name, why in placed.tensors.items()}
     constants = graph.tensors()
     layers = {node.name: node for node in graph.nodes}
     for name, site in placed.weights.items():
         layer = layers[site.layer]
         floor = np.array(SMALLEST_SCALE, np.float32)
-        if target.int32_bias:
+        if not target.weights_only:  # whatever the target, ONNX Runtime is where its file will be looked at first
             floor = np.maximum(floor, _bias_floor(layer, tensors[layer.inputs[0].name].scale[0]))
-        tensors[name] = _weights(constants[name].values, site.axis, bits, floor, f"weights of {site.layer}")
-    readers = {name: tuple(sorted(nodes)) for name, nodes in placed.readers.items() if nodes}
+        wanted = bits if isinstance(bits, int) else bits.get(name, 8)
+        width = min(wanted, target.weight_bits)
+        tensors[name] = _weights(constants[name].values, site.axis, width, floor, f"weights of {site.layer}")
+    readers = {name: tuple(sorted(nodes)) for name, nodes in placed.readers.items()}
     return QuantPlan(target.name, tensors, readers, tuple(placed.skips))
+
+
+def _constant_ranges(graph: gs.Graph, placed: Placement) -> dict[str, tuple[float, float]]:
+    """Constants among the activations, such as one side of a Mul, are their own observation."""
+    tensors = graph.tensors()
+    constants = {name: tensors[name] for name in placed.tensors if isinstance(tensors[name], gs.Constant)}
+    return {
+        name: (float(each.values.min(initial=0)), float(each.values.max(initial=0))) for name, each in constants.items()
+    }
 
 
 def _shared_ranges(ranges: Mapping[str, tuple[float, float]], placed: Placement) -> dict[str, tuple[float, float]]:

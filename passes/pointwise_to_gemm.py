@@ -1,4 +1,4 @@
-"""A 1x1 convolution of a single pixel is a matrix product: write it as one.
+"""A 1x1 convolution of a single pixel is a matrix product: write it as one, where it is a model's last layer.
 
     y[n, o] = sum_i W[o, i] x[n, i] + b[o]
 
@@ -6,7 +6,8 @@
     pool [N, C, 1, 1] -> Conv(W, b) -> z            becomes      pool -> Flatten -> Gemm(W, b) -> Reshape -> z
 
 Classifiers exported from TensorFlow end like this. Integer Gemm kernels can write floats, integer convolutions cannot:
-as Gemm, the scores of a classifier need not be rounded to 8 bits.
+as Gemm, the scores of a classifier need not be rounded to 8 bits. Before other layers, as in squeeze-and-excite, it
+stays a convolution: what follows reads integers anyway, and a Flatten and a Reshape cost more than they gain.
 """
 
 from __future__ import annotations
@@ -18,20 +19,34 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from passes.base import Pass, PassResult
+from passes.placement import WEIGHTED
 
 
 @dataclass(frozen=True)
 class PointwiseToGemm(Pass):
-    """Rewrite every such convolution whose input is known to be a single pixel."""
+    """Rewrite every such convolution whose input is known to be a single pixel, and that no other layer comes after."""
 
     name: ClassVar[str] = "pointwise-to-gemm"
 
     def __call__(self, graph: gs.Graph) -> PassResult:
-        found = [node for node in graph.nodes if node.op == "Conv" and _is_pointwise(node)]
+        followed = _followed_by_layers(graph)
+        found = [node for node in graph.nodes if node.op == "Conv" and id(node) not in followed and _is_pointwise(node)]
         for node in found:
             _rewrite(graph, node)
         graph.cleanup().toposort()
         return PassResult(len(found))
+
+
+def _followed_by_layers(graph: gs.Graph) -> set[int]:
+    """Ids of nodes whose result a layer reads, however far behind. The graph is sorted."""
+    nodes: set[int] = set()
+    tensors: set[int] = set()  # on which a layer depends
+    for node in reversed(graph.nodes):
+        if any(id(tensor) in tensors for tensor in node.outputs):
+            nodes.add(id(node))
+        if id(node) in nodes or node.op in WEIGHTED:
+            tensors.update(id(tensor) for tensor in node.inputs)
+    return nodes
 
 
 def _is_pointwise(node: gs.Node) -> bool:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
-import onnxruntime
 import pytest
-from onnx import TensorProto, helper, numpy_helper, parser
+from onnx import TensorProto, helper, parser
 
 from passes.base import run_passes
 from passes.canonicalize import (
@@ -18,28 +17,13 @@ from passes.canonicalize import (
     default_opset,
     raise_opset,
 )
+from tests.passes.conftest import interface, model_of, run
 
 RNG = np.random.default_rng(0)
 
 
 def weights(*shape):
     return RNG.standard_normal(shape).astype(np.float32)
-
-
-def model_of(text, opset=17, ir=8, **initializers):
-    model = parser.parse_model(f'<ir_version: {ir}, opset_import: ["" : {opset}]>\n{text}')
-    model.graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in initializers.items())
-    onnx.checker.check_model(model)
-    return model
-
-
-def run(model, x):
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    return session.run(None, {session.get_inputs()[0].name: x})
 
 
 def rewritten(model, *passes):
@@ -49,13 +33,6 @@ def rewritten(model, *passes):
     exported = gs.export_onnx(graph)
     onnx.checker.check_model(exported)
     return exported, results
-
-
-def interface(model):
-    return [
-        (entry.name, [size.dim_param or size.dim_value for size in entry.type.tensor_type.shape.dim])
-        for entry in [*model.graph.input, *model.graph.output]
-    ]
 
 
 # -- constants

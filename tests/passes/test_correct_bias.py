@@ -5,11 +5,10 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
-import onnxruntime
 import pytest
-from onnx import numpy_helper, parser
 
 from passes.correct_bias import bias_of, shift_bias
+from tests.passes.conftest import model_of, run
 
 RNG = np.random.default_rng(6)
 SHIFT = np.array([1.0, -2.0, 0.5, 0.0])
@@ -20,20 +19,13 @@ def weights(*shape):
 
 
 def graph_of(text, **initializers):
-    model = parser.parse_model(f'<ir_version: 8, opset_import: ["" : 17]>\n{text}')
-    model.graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in initializers.items())
-    onnx.checker.check_model(model)
-    return gs.import_onnx(model)
+    return gs.import_onnx(model_of(text, **initializers))
 
 
-def run(graph, x):
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.intra_op_num_threads = 1
+def computed(graph, x):
     model = gs.export_onnx(graph)
     onnx.checker.check_model(model)
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    return session.run(None, {"x": x})[0]
+    return run(model, x)[0]
 
 
 LAYERS = {
@@ -67,16 +59,17 @@ def random(parameters):
 def test_the_output_moves_by_the_shift(case):
     shape, text, parameters, axis = LAYERS[case]
     rank = {"MatMul": 3, "Gemm": 2}.get(text.split(" (")[0].split()[2], 4)
-    graph = graph_of(f"g (float[{shape}] x) => (float[{','.join('ABCD'[:rank])}] y) {{ {text} }}", **random(parameters))
+    text = f"g (float[{shape}] x) => (float[{','.join('ABCD'[:rank])}] y) {{ {text} }}"
+    graph = graph_of(text, **random(parameters))
     x = weights(*map(int, shape.split(",")))
-    before = run(graph, x)
+    before = computed(graph, x)
     layer = graph.nodes[0]
     assert bias_of(layer) is not None
     shift_bias(layer, SHIFT)
-    moved = np.moveaxis(run(graph, x) - before, axis, -1)
+    moved = np.moveaxis(computed(graph, x) - before, axis, -1)
     np.testing.assert_allclose(moved, np.broadcast_to(SHIFT, moved.shape), atol=1e-5)
     shift_bias(layer, -SHIFT)  # and back again, also where there was no bias at first
-    np.testing.assert_allclose(run(graph, x), before, atol=1e-5)
+    np.testing.assert_allclose(computed(graph, x), before, atol=1e-5)
 
 
 def test_a_shift_stays_float32_and_keeps_the_shape_of_the_bias():

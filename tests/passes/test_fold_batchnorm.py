@@ -5,13 +5,12 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
-import onnxruntime
 import pytest
-from onnx import numpy_helper, parser
 
 from passes.base import run_passes
 from passes.canonicalize import CANONICAL
 from passes.fold_batchnorm import FoldBatchNorm
+from tests.passes.conftest import model_of, run
 
 RNG = np.random.default_rng(1)
 NORM = "y = BatchNormalization <epsilon = 0.001> (h, gamma, beta, mean, var)"
@@ -26,22 +25,6 @@ def statistics(channels):
     gamma, variance = weights(channels), np.abs(weights(channels)) + 0.3
     gamma[:3], variance[-1] = (-1.5, 0.0, 0.8), 1e-4
     return {"gamma": gamma, "beta": weights(channels), "mean": weights(channels), "var": variance}
-
-
-def model_of(text, **initializers):
-    model = parser.parse_model(f'<ir_version: 8, opset_import: ["" : 17]>\n{text}')
-    model.graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in initializers.items())
-    model = onnx.shape_inference.infer_shapes(model)
-    onnx.checker.check_model(model)
-    return model
-
-
-def run(model, x):
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.intra_op_num_threads = 1
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    return session.run(None, {"x": x})
 
 
 def folded(model):

@@ -5,29 +5,14 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
-import onnxruntime
 import pytest
-from onnx import numpy_helper, parser
+from onnx import numpy_helper
 
 from passes.base import run_passes
 from passes.freeze_weights import FreezeBiases, FreezeWeights, quantized
+from tests.passes.conftest import model_of, run
 
 RNG = np.random.default_rng(5)
-
-
-def model_of(text, **initializers):
-    model = parser.parse_model(f'<ir_version: 8, opset_import: ["" : 17]>\n{text}')
-    model.graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in initializers.items())
-    onnx.checker.check_model(model)
-    return model
-
-
-def run(model, *inputs):
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.intra_op_num_threads = 1
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    return session.run(None, dict(zip([entry.name for entry in session.get_inputs()], inputs, strict=True)))
 
 
 def frozen(model):

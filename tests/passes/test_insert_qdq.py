@@ -2,44 +2,24 @@
 
 from __future__ import annotations
 
-from collections import Counter
-
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
-import onnxruntime
 import pytest
-from onnx import helper, numpy_helper, parser
+from onnx import helper, numpy_helper
 
 from passes.base import PassError, run_passes
-from passes.canonicalize import CANONICAL
 from passes.insert_qdq import InsertQDQ
 from passes.placement import place
 from passes.plan import QuantParams, QuantPlan, decide
 from passes.targets import ORT_CPU, TARGETS, TENSORRT
+from tests.passes.conftest import canonical, decibels, interface, kernels, model_of, run, session
 
 RNG = np.random.default_rng(4)
 
 
 def weights(*shape):
     return RNG.standard_normal(shape).astype(np.float32)
-
-
-def model_of(text, **initializers):
-    model = parser.parse_model(f'<ir_version: 8, opset_import: ["" : 17]>\n{text}')
-    model.graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in initializers.items())
-    onnx.checker.check_model(model)
-    return onnx.shape_inference.infer_shapes(model)
-
-
-def session(model, level=onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL, path=None):
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = level
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 3
-    if path:
-        options.optimized_model_filepath = str(path)
-    return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 
 def tensors_of(model, names, x):
@@ -54,8 +34,7 @@ def tensors_of(model, names, x):
 
 def quantized(model, target, x):
     """The model with Q/DQ, ranges taken from x itself, and its plan."""
-    graph = gs.import_onnx(model)
-    run_passes(graph, CANONICAL)
+    graph = canonical(model)
     seen = tensors_of(gs.export_onnx(graph), place(graph, target).tensors, x)
     plan = decide(graph, {name: (float(each.min()), float(each.max())) for name, each in seen.items()}, target)
     result = run_passes(graph, [InsertQDQ(plan)])[0]
@@ -63,17 +42,6 @@ def quantized(model, target, x):
     onnx.checker.check_model(after, full_check=True)
     assert result.changed == len([node for node in after.graph.node if node.op_type == "QuantizeLinear"])
     return after, plan
-
-
-def interface(model):
-    return [
-        (entry.name, [size.dim_param or size.dim_value for size in entry.type.tensor_type.shape.dim])
-        for entry in [*model.graph.input, *model.graph.output]
-    ]
-
-
-def decibels(expected, computed):
-    return 10 * np.log10((expected**2).sum() / ((expected - computed) ** 2).sum())
 
 
 RESIDUAL = """g (float[N,16,8,8] x) => (float[N,16,8,8] y, float[N,16,8,8] t, float[N,10] z) {
@@ -92,16 +60,14 @@ def test_names_order_and_dimensions_survive_and_the_numbers_stay_close(target):
     model, x = residual(), weights(4, 16, 8, 8)
     after, _ = quantized(model, target, x)
     assert interface(after) == interface(model)
-    for expected, computed in zip(session(model).run(None, {"x": x}), session(after).run(None, {"x": x}), strict=True):
+    for expected, computed in zip(run(model, x), run(after, x), strict=True):
         assert expected.shape == computed.shape
         assert 25 < decibels(expected, computed) < 80  # quantized, and not much worse for it
 
 
 def test_onnx_runtime_fuses_all_of_it(tmp_path):
     after, _ = quantized(residual(), ORT_CPU, weights(4, 16, 8, 8))
-    level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
-    session(after, level, tmp_path / "optimized.onnx")
-    fused = Counter(node.op_type for node in onnx.load(tmp_path / "optimized.onnx").graph.node)
+    fused = kernels(after, tmp_path)
     assert (fused["QLinearConv"], fused["QLinearAdd"], fused["QLinearGlobalAveragePool"], fused["QGemm"]) == (
         3,
         1,
@@ -160,7 +126,7 @@ def test_a_reader_that_is_not_in_the_plan_keeps_reading_float():
         node.name = node.op
     run_passes(graph, [InsertQDQ(QuantPlan("test", {"x": params}, {"x": ("Abs",)}, ()))])
     x = np.float32([[0.1, 0.3, -0.8, 70]])
-    y, z = session(gs.export_onnx(graph)).run(None, {"x": x})
+    y, z = run(gs.export_onnx(graph), x)
     np.testing.assert_allclose(y, np.exp(x), rtol=1e-5)
     assert z.tolist() == [[0, 0.5, 1, 63.5]]
 
@@ -172,7 +138,7 @@ def test_a_tensor_read_twice_by_one_node_is_quantized_once():
     run_passes(graph, [InsertQDQ(QuantPlan("test", {"x": params}, {"x": ("mul",)}, ()))])
     after = gs.export_onnx(graph)
     assert [node.op_type for node in after.graph.node] == ["QuantizeLinear", "DequantizeLinear", "Mul"]
-    assert session(after).run(None, {"x": np.float32([1.1, -0.6, 0, 70])})[0].tolist() == [1, 0.25, 0, 63.5**2]
+    assert run(after, np.float32([1.1, -0.6, 0, 70]))[0].tolist() == [1, 0.25, 0, 63.5**2]
 
 
 def test_an_output_that_also_has_float_readers_stays_in_float():
@@ -201,6 +167,5 @@ def test_an_empty_plan_changes_nothing():
     graph = gs.import_onnx(model)
     assert run_passes(graph, [InsertQDQ(QuantPlan("test", {}, {}, ()))])[0].changed == 0
     x = weights(1, 16, 8, 8)
-    for ours, theirs in zip(session(gs.export_onnx(graph)).run(None, {"x": x}), session(model).run(None, {"x": x}),
-                            strict=True):  # fmt: skip
+    for ours, theirs in zip(run(gs.export_onnx(graph), x), run(model, x), strict=True):
         np.testing.assert_array_equal(ours, theirs)

@@ -3,60 +3,19 @@
 from __future__ import annotations
 
 import numpy as np
-import onnx
 import onnx_graphsurgeon as gs
 import pytest
-from onnx import numpy_helper, parser
 
-from passes.base import Skip, run_passes
-from passes.canonicalize import CANONICAL
-from passes.placement import WeightSite, place, weight_axis
+from passes.placement import place, weight_axis
 from passes.targets import ORT_CPU, TENSORRT
-
-RNG = np.random.default_rng(2)
-
-
-def canonical(text, **initializers):
-    """A canonical graph; initializers are arrays or the shapes of random ones. Nodes are called Op_output."""
-    model = parser.parse_model(f'<ir_version: 8, opset_import: ["" : 17]>\n{text}')
-    for name, value in initializers.items():
-        array = RNG.standard_normal(value).astype(np.float32) if isinstance(value, tuple) else value
-        model.graph.initializer.append(numpy_helper.from_array(array, name))
-    onnx.checker.check_model(model)
-    graph = gs.import_onnx(onnx.shape_inference.infer_shapes(model))
-    run_passes(graph, CANONICAL)
-    return graph
-
-
-def reads(node):
-    return f"input of {node} ({node.split('_')[0]})"
-
-
-def writes(node):
-    return f"output of {node}: its integer kernel writes integers"
-
-
-def between(node):
-    return f"output of {node} ({node.split('_')[0]}) between integers"
-
-
-def check(graph, target, tensors, readers, groups=(), skips=(), weights=None):
-    """Compare all of a placement; readers are written as text, names apart by spaces."""
-    placed = place(graph, target)
-    assert placed.tensors == tensors
-    assert placed.readers == {name: set(nodes.split()) for name, nodes in readers.items()}
-    assert sorted(map(sorted, placed.groups)) == sorted(map(sorted, groups))
-    assert placed.skips == [Skip(node, "placement", reason) for node, reason in skips]
-    if weights is not None:
-        assert placed.weights == {name: WeightSite(*site) for name, site in weights.items()}
-
+from tests.passes.placements import between, check, graph_of, reads, writes
 
 CHAIN = """g (float[N,16,8,8] x) => (float[N,16,8,8] y) { a = Conv (x, u) r = Relu (a) y = Conv (r, v) }"""
 SQUARE = (16, 16, 1, 1)
 
 
 def test_conv_relu_chain():
-    graph = canonical(CHAIN, u=SQUARE, v=SQUARE)
+    graph = graph_of(CHAIN, u=SQUARE, v=SQUARE)
     weights = {"u": ("Conv_a", 0), "v": ("Conv_y", 0)}
     check(graph, TENSORRT, {"x": reads("Conv_a"), "r": reads("Conv_y")}, {"x": "Conv_a", "r": "Conv_y"},
           weights=weights)  # fmt: skip
@@ -66,7 +25,7 @@ def test_conv_relu_chain():
 
 
 def test_an_activation_that_is_read_before_relu_is_quantized_before_it():
-    graph = canonical(
+    graph = graph_of(
         "g (float[N,16,8,8] x) => (float[N,16,8,8] y) { a = Conv (x, u) r = Relu (a) e = Exp (a) y = Mul (r, e) }",
         u=SQUARE,
     )
@@ -74,14 +33,14 @@ def test_an_activation_that_is_read_before_relu_is_quantized_before_it():
 
 
 def test_an_output_of_the_model_before_relu_is_quantized_where_it_is_written():
-    graph = canonical(
+    graph = graph_of(
         "g (float[N,16,8,8] x) => (float[N,16,8,8] a, float[N,16,8,8] y) { a = Conv (x, u) y = Relu (a) }", u=SQUARE
     )
     check(graph, ORT_CPU, {"x": reads("Conv_a"), "a": writes("Conv_a")}, {"x": "Conv_a", "a": "Relu_y"})
 
 
 def test_an_add_is_no_end_of_a_convolution_that_others_read_too():
-    graph = canonical(
+    graph = graph_of(
         "g (float[N,16,8,8] x) => (float[N,16,8,8] y) { a = Conv (x, u) s = Add (a, x) e = Exp (a) y = Mul (s, e) }",
         u=SQUARE,
     )
@@ -89,7 +48,7 @@ def test_an_add_is_no_end_of_a_convolution_that_others_read_too():
 
 
 def test_residual_add_quantizes_both_sides_on_ort_and_only_the_skip_branch_on_tensorrt():
-    graph = canonical(
+    graph = graph_of(
         """g (float[N,16,8,8] x) => (float[N,16,8,8] y) {
             a = Conv (x, u) r = Relu (a) b = Conv (r, w) s = Add (b, r) t = Relu (s) y = Conv (t, v)
         }""",
@@ -113,13 +72,13 @@ def test_of_two_convolutions_that_are_added_the_later_is_the_main_path():
         a = Conv (x, u) b = Conv (x, w) s = Add ({operands}) y = Conv (s, v)
     }}"""
     for operands in ("a, b", "b, a"):
-        graph = canonical(text.format(operands=operands), u=SQUARE, w=SQUARE, v=SQUARE)
+        graph = graph_of(text.format(operands=operands), u=SQUARE, w=SQUARE, v=SQUARE)
         check(graph, TENSORRT, {"x": reads("Conv_a"), "a": reads("Add_s"), "s": reads("Conv_y")},
               {"x": "Conv_a Conv_b", "a": "Add_s", "s": "Conv_y"})  # fmt: skip
 
 
 def test_concat_shares_one_scale_on_tensorrt_and_has_scales_of_its_own_on_ort():
-    graph = canonical(
+    graph = graph_of(
         """g (float[N,16,8,8] x) => (float[N,16,8,8] y) {
             a = Conv (x, u) r = Relu (a) b = Conv (r, w) c = Concat <axis = 1> (r, b) y = Conv (c, v)
         }""",
@@ -136,7 +95,7 @@ def test_concat_shares_one_scale_on_tensorrt_and_has_scales_of_its_own_on_ort():
 
 
 def test_a_concat_with_a_constant_stays_in_float():
-    graph = canonical(
+    graph = graph_of(
         """g (float[1,16,8,8] x) => (float[1,16,8,8] y) {
             a = Conv (x, u) c = Concat <axis = 1> (a, k) y = Conv (c, v)
         }""",
@@ -148,7 +107,7 @@ def test_a_concat_with_a_constant_stays_in_float():
 
 
 def test_data_movers_between_integers_keep_the_scale():
-    graph = canonical(
+    graph = graph_of(
         """g (float[2,16,8,8] x) => (float[2,8] y) {
             a = Conv (x, u) p = MaxPool <kernel_shape = [2,2], strides = [2,2]> (a) q = Reshape (p, s) y = Gemm (q, v)
         }""",
@@ -166,14 +125,14 @@ def test_data_movers_between_integers_keep_the_scale():
 
 
 def test_data_movers_towards_float_stay_in_float():
-    graph = canonical(
+    graph = graph_of(
         "g (float[2,16,4,4] x) => (float[2,256] y) { a = Conv (x, u) q = Flatten (a) y = Softmax (q) }", u=SQUARE
     )
     check(graph, ORT_CPU, {"x": reads("Conv_a"), "a": writes("Conv_a")}, {"x": "Conv_a", "a": "Flatten_q"})
 
 
 def test_silu_runs_in_integers_on_ort():
-    graph = canonical(
+    graph = graph_of(
         """g (float[N,16,8,8] x) => (float[N,16,8,8] y) {
             a = Conv (x, u) b = Sigmoid (a) m = Mul (a, b) y = Conv (m, v)
         }""",
@@ -189,7 +148,7 @@ def test_silu_runs_in_integers_on_ort():
 
 
 def test_attention_stays_in_float_but_for_its_projections():
-    graph = canonical(
+    graph = graph_of(
         """g (float[N,4,16] x) => (float[N,4,16] y) {
             q = MatMul (x, wq) k = MatMul (x, wk) t = Transpose <perm = [0,2,1]> (k) s = MatMul (q, t)
             p = Softmax (s) y = MatMul (p, q)
@@ -204,7 +163,7 @@ def test_attention_stays_in_float_but_for_its_projections():
 
 
 def test_pooled_classifier():
-    graph = canonical(
+    graph = graph_of(
         """g (float[N,16,8,8] x) => (float[N,10] y) {
             a = Conv (x, u) r = Relu (a) p = GlobalAveragePool (r) f = Flatten (p) y = Gemm <transB = 1> (f, v, c)
         }""",
@@ -220,7 +179,7 @@ def test_pooled_classifier():
 
 
 def test_the_residual_stream_between_layer_normalizations_stays_in_float():
-    graph = canonical(
+    graph = graph_of(
         """g (float[N,4,16] x) => (float[N,4,16] y) {
             n = LayerNormalization (x, one, zero) h = MatMul (n, w) b = Add (h, c) r = Add (x, b)
             m = LayerNormalization (r, one, zero) k = MatMul (m, v) e = Add (c, k) y = Add (r, e)
@@ -232,7 +191,7 @@ def test_the_residual_stream_between_layer_normalizations_stays_in_float():
 
 
 def test_placing_only_looks_at_the_graph():
-    graph = canonical(CHAIN, u=SQUARE, v=SQUARE)
+    graph = graph_of(CHAIN, u=SQUARE, v=SQUARE)
     before = gs.export_onnx(graph).SerializeToString()
     for target in (TENSORRT, ORT_CPU):
         assert place(graph, target).tensors == place(graph, target).tensors
@@ -257,7 +216,7 @@ IN_FLOAT = [
 @pytest.mark.parametrize("target", [TENSORRT, ORT_CPU], ids=lambda target: target.name)
 @pytest.mark.parametrize(("layer", "initializers", "reason"), IN_FLOAT)
 def test_a_layer_that_stays_in_float_says_why(target, layer, initializers, reason):
-    graph = canonical(
+    graph = graph_of(
         f"g (float[8,16,8,8] x) => (float y) {{ f = Reshape (x, s) k = Reshape (x, s4) y = {layer} }}",
         s=np.array([8, -1]), s4=np.array([-1, 16, 1, 1]), **initializers,
     )  # fmt: skip
@@ -266,14 +225,14 @@ def test_a_layer_that_stays_in_float_says_why(target, layer, initializers, reaso
 
 def test_half_precision_stays_as_it_is():
     for kind, dtype in (("float16", np.float16), ("double", np.float64)):
-        graph = canonical(f"g ({kind}[N,8] x) => ({kind}[N,4] y) {{ y = MatMul (x, w) }}", w=np.ones((8, 4), dtype))
+        graph = graph_of(f"g ({kind}[N,8] x) => ({kind}[N,4] y) {{ y = MatMul (x, w) }}", w=np.ones((8, 4), dtype))
         for target in (TENSORRT, ORT_CPU):
             check(graph, target, {}, {}, skips=[("MatMul_y", f"its weights are {np.dtype(dtype)}, not float32")])
 
 
 def test_transposed_convolutions():
     text = "g (float[N,16,8,8] x) => (float[A,B,C,D] y) {{ y = ConvTranspose <group = {group}> (x, w) }}"
-    whole, grouped = (canonical(text.format(group=group), w=(16, 16, 3, 3)) for group in (1, 2))
+    whole, grouped = (graph_of(text.format(group=group), w=(16, 16, 3, 3)) for group in (1, 2))
     for graph in (whole, grouped):
         check(graph, ORT_CPU, {}, {}, skips=[("ConvTranspose_y", "ort-cpu has no integer kernel for ConvTranspose")])
     refused = "a grouped ConvTranspose is refused by the runtime's parser"
@@ -288,7 +247,7 @@ def test_transposed_convolutions():
      (16, 16, 1, 1, True), (8, 8, 8, 3, True), (8, 8, 8, 1, False), (12, 12, 12, 3, False), (32, 32, 32, 1, True)],
 )  # fmt: skip
 def test_convolutions_of_few_channels_stay_in_float_on_tensorrt(into, out, group, kernel, integers):
-    graph = canonical(
+    graph = graph_of(
         f"g (float[N,{into},8,8] x) => (float[A,B,C,D] y) {{ y = Conv <group = {group}> (x, w) }}",
         w=(out, into // group, kernel, kernel),
     )

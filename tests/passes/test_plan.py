@@ -8,17 +8,15 @@ from collections import Counter
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
-import onnxruntime
 import pytest
-from onnx import numpy_helper, parser
 
 from passes.base import Skip, run_passes
-from passes.canonicalize import CANONICAL
 from passes.freeze_weights import FreezeWeights
 from passes.insert_qdq import InsertQDQ
 from passes.placement import place
 from passes.plan import INTEGER_LIMITS, SMALLEST_SCALE, QuantParams, QuantPlan, decide
-from passes.targets import ORT_CPU, TARGETS, TENSORRT
+from passes.targets import ORT_ARM, ORT_CPU, ORT_CPU_AVX2, QNN, TARGETS, TENSORRT
+from tests.passes.conftest import canonical, model_of, run, session
 
 RNG = np.random.default_rng(3)
 
@@ -27,32 +25,9 @@ def weights(*shape):
     return RNG.standard_normal(shape).astype(np.float32)
 
 
-def model_of(text, **initializers):
-    model = parser.parse_model(f'<ir_version: 8, opset_import: ["" : 17]>\n{text}')
-    model.graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in initializers.items())
-    onnx.checker.check_model(model)
-    return onnx.shape_inference.infer_shapes(model)
-
-
-def canonical(model):
-    graph = gs.import_onnx(model)
-    run_passes(graph, CANONICAL)
-    return graph
-
-
 def plan_of(model, target, bits=8, **ranges):
     graph = canonical(model)
     return decide(graph, dict.fromkeys(place(graph, target).tensors, (-1.0, 1.0)) | ranges, target, bits)
-
-
-def session(model, path=None):
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 3
-    if path:
-        options.optimized_model_filepath = str(path)
-    return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 
 CONV = "g (float[N,16,4,4] x) => (float[N,16,4,4] y) { y = Conv (x, w, b) }"
@@ -84,6 +59,13 @@ def test_after_relu_the_zero_point_is_the_smallest_code():
     assert plan_of(conv(), ORT_CPU, x=(-6.0, 0.0)).tensors["x"].zero_point == (255,)
 
 
+def test_on_arm_the_same_codes_are_signed():
+    for low, high in [(0.0, 6.0), (-3.0, 5.0), (-6.0, 0.0)]:
+        there, here = (plan_of(conv(), target, x=(low, high)).tensors["x"] for target in (ORT_ARM, ORT_CPU))
+        assert (there.dtype, there.scale, there.zero_point[0] + 128) == ("int8", here.scale, here.zero_point[0])
+    assert plan_of(conv(), ORT_ARM, x=(0.0, 6.0)).tensors["x"].zero_point == (-128,)
+
+
 @pytest.mark.parametrize(("low", "high", "largest"), [(-3.0, 5.0, 5.0), (-8.0, 5.0, 8.0), (0.0, 2.54, 2.54)])
 def test_symmetric_activations_have_zero_in_the_middle(low, high, largest):
     params = plan_of(conv(), TENSORRT, x=(low, high)).tensors["x"]
@@ -97,6 +79,26 @@ def test_weights_are_symmetric_with_the_largest_of_each_channel_at_the_last_code
     params = plan_of(conv(w, np.zeros(16, np.float32)), TENSORRT, bits).tensors["w"]
     assert (params.dtype, params.bits, params.axis, params.zero_point) == ("int8", bits, 0, (0,) * 16)
     np.testing.assert_allclose(np.array(params.scale) * (2 ** (bits - 1) - 1), np.abs(w).max((1, 2, 3)), rtol=1e-6)
+
+
+TWO = "g (float[N,16,4,4] x) => (float[N,16,4,4] y) { a = Conv (x, w) y = Conv (a, v) }"
+
+
+def test_each_weight_may_have_bits_of_its_own():
+    model = model_of(TWO, w=weights(16, 16, 1, 1), v=weights(16, 16, 1, 1))
+    tensors = plan_of(model, ORT_CPU, {"w": 3, "elsewhere": 2}).tensors
+    assert (tensors["w"].bits, tensors["v"].bits) == (3, 8)  # those that are not named have 8
+    assert (tensors["x"].bits, tensors["a"].bits) == (8, 8)
+
+
+@pytest.mark.parametrize("bits", [8, 7, 4])
+def test_no_weight_has_more_bits_than_the_target_can_add_up(bits):
+    w = weights(16, 16, 1, 1)
+    params = plan_of(conv(w, np.zeros(16, np.float32)), ORT_CPU_AVX2, bits).tensors["w"]
+    assert params.bits == min(bits, 7)
+    np.testing.assert_allclose(
+        np.array(params.scale) * (2 ** (params.bits - 1) - 1), np.abs(w).max((1, 2, 3)), rtol=1e-6
+    )
 
 
 def test_matrices_have_a_scale_for_each_column_or_row_and_transposed_convolutions_one():
@@ -151,6 +153,32 @@ def test_a_concat_takes_what_its_quantized_inputs_need():
     assert "b" not in plan.tensors
 
 
+def test_constants_among_the_activations_are_their_own_range():
+    model = model_of("g (float[1,4] x) => (float[1,4] y) { y = Add (x, k) }", k=np.float32([0.5, 3, 1, -1]))
+    graph = canonical(model)
+    wide = dict.fromkeys("xky", (-9.0, 9.0))
+    tensors = decide(graph, wide, QNN).tensors
+    assert tensors["k"].scale == (float(np.float32(4 / 255)),)
+    assert tensors["k"].zero_point == (64,)
+    assert tensors["k"].axis is None
+    assert tensors["x"].scale == (float(np.float32(18 / 255)),)
+
+
+def test_an_empty_constant_is_no_obstacle():
+    model = model_of(
+        "g (float[1,4] x) => (float[1,4] y) { y = Concat <axis = 1> (x, k) }", k=np.zeros((1, 0), np.float32)
+    )
+    assert plan_of(model, QNN).tensors["k"].scale == (pytest.approx(SMALLEST_SCALE),)
+
+
+def test_a_placement_that_was_made_before_is_followed():
+    graph = canonical(conv())
+    placed = place(graph, ORT_CPU, keep_float={"Conv_y": "asked"})
+    plan = decide(graph, {}, ORT_CPU, 8, placed)
+    assert (plan.tensors, plan.readers) == ({}, {})
+    assert plan.skips == (Skip("Conv_y", "placement", "asked"),)
+
+
 def test_an_activation_without_a_range_is_an_error():
     graph = canonical(conv())
     with pytest.raises(KeyError, match="x"):
@@ -163,7 +191,7 @@ def test_a_tiny_channel_with_a_large_bias_is_right_in_the_fused_kernel(tmp_path)
     w[5], b[5] = 0, -6.0
     model = conv(w, b)
     x = RNG.uniform(0, 1, (2, 16, 4, 4)).astype(np.float32)
-    expected = session(model).run(None, {"x": x})[0]
+    expected = run(model, x)[0]
     low, high = float(expected.min()), float(expected.max())
     plan = plan_of(model, ORT_CPU, x=(0.0, 1.0), y=(low, high))
     scale = np.array(plan.tensors["w"].scale) * plan.tensors["x"].scale[0]
@@ -175,10 +203,14 @@ def test_a_tiny_channel_with_a_large_bias_is_right_in_the_fused_kernel(tmp_path)
     np.testing.assert_allclose(fused, expected, atol=0.03 * (high - low))
 
 
-def test_the_floor_holds_on_targets_that_round_biases_only():
+@pytest.mark.parametrize("target", TARGETS.values(), ids=TARGETS)
+def test_the_floor_holds_wherever_a_layer_reads_integers(target):
     w, b = 1e-6 * weights(16, 16, 1, 1), np.full(16, 7.5, np.float32)
-    assert max(plan_of(conv(w, b), TENSORRT).tensors["w"].scale) <= np.abs(w).max() / 127 * 1.001
-    assert min(plan_of(conv(w, b), ORT_CPU).tensors["w"].scale) > np.abs(w).max() / 127 * 10
+    scale = plan_of(conv(w, b), target).tensors["w"].scale
+    if target.weights_only:
+        assert max(scale) <= np.abs(w).max() / 127 * 1.001
+    else:
+        assert min(scale) > np.abs(w).max() / 127 * 10
 
 
 @pytest.mark.parametrize("rows", [(3, 8), (3, 1)])
@@ -201,6 +233,7 @@ def test_a_plan_comes_back_from_json_equal(target):
     assert back == plan
     assert hash(back.skips) == hash(plan.skips)  # tuples again, not lists
     assert set(plan.readers) <= set(plan.tensors)
+    assert set(plan.tensors) - set(plan.readers) == set(place(canonical(model), target).weights)
     for params in plan.tensors.values():
         low, high = INTEGER_LIMITS[params.dtype]
         assert all(low <= zero <= high for zero in params.zero_point)

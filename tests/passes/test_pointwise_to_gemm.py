@@ -5,34 +5,18 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
-import onnxruntime
 import pytest
-from onnx import numpy_helper, parser
 
 from passes.base import run_passes
 from passes.canonicalize import CANONICAL
 from passes.pointwise_to_gemm import PointwiseToGemm
+from tests.passes.conftest import model_of, run
 
 RNG = np.random.default_rng(7)
 
 
 def weights(*shape):
     return RNG.standard_normal(shape).astype(np.float32)
-
-
-def model_of(text, **initializers):
-    model = parser.parse_model(f'<ir_version: 8, opset_import: ["" : 17]>\n{text}')
-    model.graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in initializers.items())
-    onnx.checker.check_model(model)
-    return onnx.shape_inference.infer_shapes(model)
-
-
-def run(model, x):
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.intra_op_num_threads = 1
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    return session.run(None, {"x": x})
 
 
 def rewritten(model, x):
@@ -65,26 +49,33 @@ def test_an_output_of_four_axes_keeps_them(pool):
     assert rewritten(model, weights(3, 8, 5, 5)) == ([pool, "Flatten", "Gemm", "Reshape"], 1)
 
 
-def test_squeeze_and_excite_becomes_two_gemms():
+SQUEEZE_AND_EXCITE = """g (float[N,8,5,5] x) => (float[N,8,5,5] y) {{
+    p = GlobalAveragePool (x) a = Conv <strides = [2,2]> (p, w, b) r = Relu (a) c = Conv (r, v, b2)
+    s = Sigmoid (c) {end}
+}}"""
+
+
+@pytest.mark.parametrize(
+    ("end", "gemms"), [("m = Mul (x, s) y = Conv (m, z)", 0), ("m = Mul (x, s) y = MatMul (m, k)", 0),
+                       ("y = Mul (x, s)", 1)],
+)  # fmt: skip
+def test_squeeze_and_excite_stays_convolutions_before_other_layers(end, gemms):
+    known = {"z": weights(8, 8, 1, 1), "k": weights(5, 5)}
     model = model_of(
-        """g (float[N,8,5,5] x) => (float[N,8,5,5] y) {
-            p = GlobalAveragePool (x) a = Conv <strides = [2,2]> (p, w, b) r = Relu (a) c = Conv (r, v, b2)
-            s = Sigmoid (c) y = Mul (x, s)
-        }""",
-        w=weights(2, 8, 1, 1), b=weights(2), v=weights(8, 2, 1, 1), b2=weights(8),
+        SQUEEZE_AND_EXCITE.format(end=end), w=weights(2, 8, 1, 1), b=weights(2), v=weights(8, 2, 1, 1), b2=weights(8),
+        **{name: value for name, value in known.items() if f" {name})" in end},
     )  # fmt: skip
     operators, changed = rewritten(model, weights(2, 8, 5, 5))
-    assert changed == 2
-    assert (operators.count("Gemm"), operators.count("Conv"), operators.count("Reshape")) == (2, 0, 2)
+    assert (changed, operators.count("Gemm"), operators.count("Reshape")) == (gemms, gemms, gemms)
 
 
-def test_two_in_a_row_with_one_weight():
+def test_of_two_in_a_row_with_one_weight_the_second():
     model = model_of(
         "g (float[N,4,1,1] x) => (float[N,4] y) { a = Conv (x, w) b = Conv (a, w) y = Flatten (b) }",
         w=weights(4, 4, 1, 1),
     )
     operators, changed = rewritten(model, weights(3, 4, 1, 1))
-    assert (changed, operators.count("Gemm")) == (2, 2)
+    assert (changed, operators.count("Gemm"), operators.count("Conv")) == (1, 1, 1)
 
 
 def test_a_flatten_that_is_not_the_only_reader_stays():
