@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -14,7 +14,9 @@ from onnxdfq.config import Options
 from onnxdfq.console import Progress
 from onnxdfq.engine.ort import Device
 from onnxdfq.model_file import check_writable, read_model, write_model
+from onnxdfq.overrides import read_overrides
 from onnxdfq.pipeline import quantize_model
+from onnxdfq.plan_file import read_plan
 from onnxdfq.report.report import Report
 
 
@@ -44,18 +46,27 @@ def quantize(
     evaluate: str | Path | None = None,
     device: Device = "auto",
     seed: int = 0,
+    all_layers: bool = False,
+    config: str | Path | None = None,
+    plan: str | Path | None = None,
+    compat: bool = False,
+    float_type: str = "float32",
     progress: Progress | None = None,
 ) -> Quantized:
     """Quantize an ONNX file without data.
 
     model: path of a float ONNX file with one image input [N, C, H, W] or [N, H, W, C].
-    bits: of the weights. target: "tensorrt", "ort-cpu", or several. recipe: "fast" or "balanced".
+    bits: of the weights, 2 to 8; the first and last layers keep 8 unless all_layers. target: "tensorrt", "ort-cpu" or
+        another of ``passes.targets.TARGETS``, or several. recipe: "fast" or "balanced".
     output: where to write the model, for several targets a folder or a file for each; None writes nothing.
     domain, or mean, std and scale (x = (pixel * scale - mean) / std), and order: what the model is fed with; inferred
         when not given. input_shape: needed only where H and W are free and no usual size runs.
     observer: how ranges are cut; None takes the default of the bit width.
     evaluate: labelled images for the report's accuracy; they calibrate nothing.
     device: for gradients and verification. seed: same seed, model and options, same bytes.
+    config: a TOML file about single nodes, see ``onnxdfq.overrides``. plan: a decision to apply, see
+        ``onnxdfq.plan_file``. compat: weights of few bits stay in 8-bit containers. float_type: "float16" writes what
+        stays unquantized in half precision, where the target allows it.
 
     Raises OnnxdfqError for whatever can be mended from outside.
     """
@@ -75,6 +86,11 @@ def quantize(
         observer=observer,
         bias_correction=bias_correction,
         evaluate=Path(evaluate) if evaluate is not None else None,
+        all_layers=all_layers,
+        overrides=tuple(read_overrides(Path(config))) if config is not None else (),
+        plan=read_plan(Path(plan)) if plan is not None else None,
+        compat=compat,
+        float_type=float_type,
     )
     original = read_model(path)
     files = dict(output) if isinstance(output, Mapping) else {}
@@ -82,7 +98,8 @@ def quantize(
         files = output_files(path, bits, options.targets, Path(output))
     for file in files.values():
         check_writable(file, path)
-    described = {name: str(value) if isinstance(value, Path) else value for name, value in asdict(options).items()}
+    described = asdict(replace(options, plan=None)) | {"plan": str(plan) if plan else None}
+    described = {name: str(value) if isinstance(value, Path) else value for name, value in described.items()}
     report = Report(str(path), path.stat().st_size, described)
     run = quantize_model(original, options, report, progress or Progress())
     for name, file in files.items():

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from onnxdfq.calibrate.observers import Method
 from onnxdfq.engine.ort import Device
 from onnxdfq.errors import OnnxdfqError
 from onnxdfq.images.domain import PRESETS
+from passes.plan import QuantPlan
 from passes.targets import TARGETS
 
-BITS = (8,)
+BITS = range(2, 9)
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,10 @@ class Options:
     domain is inferred from the model. order: of colours at the model's input, with mean and std. input_shape: of the
     input, needed only where H and W are free and no usual size runs. observer: how ranges are cut, None for the
     default of the bit width. evaluate: labelled images, a folder with one folder per class, or an npz.
+
+    all_layers: the first and the last layers get ``bits`` too, not 8. overrides: entries of a configuration file. plan:
+    a decision made before, for its target. compat: weights of few bits stay in 8-bit containers. float_type: of what
+    stays unquantized, where the target allows it.
     """
 
     bits: int = 8
@@ -58,16 +64,26 @@ class Options:
     observer: Method | None = None
     bias_correction: bool = True
     evaluate: Path | None = None
+    all_layers: bool = False
+    overrides: tuple[Mapping[str, Any], ...] = ()
+    plan: QuantPlan | None = None
+    compat: bool = False
+    float_type: str = "float32"
 
     def __post_init__(self) -> None:
         if self.bits not in BITS:
-            raise OnnxdfqError(f"--bits {self.bits} is not supported", "this version quantizes to 8 bits: --bits 8")
+            raise OnnxdfqError(f"--bits {self.bits} is not supported", f"choose from {BITS[0]} to {BITS[-1]}")
         _one_of("--recipe", self.recipe, RECIPES)
         _one_of("--device", self.device, get_args(Device))
         if not self.targets:
             raise OnnxdfqError("no target given", f"choose from {', '.join(TARGETS)}")
         for target in self.targets:
             _one_of("--target", target, TARGETS)
+            if self.float_type not in TARGETS[target].float_types:
+                known = ", ".join(TARGETS[target].float_types)
+                raise OnnxdfqError(f"{target} takes no --float-type {self.float_type}", f"choose from {known}")
+        if self.plan is not None and self.plan.target not in self.targets:
+            raise OnnxdfqError(f"the plan is for {self.plan.target}", f"give --target {self.plan.target}")
         if self.observer is not None:
             _one_of("--observer", self.observer, get_args(Method))
         if self.domain is not None:

@@ -15,8 +15,8 @@ from onnxdfq.model_file import read_model
 from passes.base import Skip, run_passes
 from passes.canonicalize import CANONICAL, default_opset
 from passes.fold_batchnorm import FoldBatchNorm
+from passes.integer_forms import INTEGER_FORMS
 from passes.placement import WEIGHTED, place
-from passes.pointwise_to_gemm import PointwiseToGemm
 from passes.targets import TARGETS
 
 
@@ -54,7 +54,7 @@ def inspect(path: Path) -> Inspection:
     canonical = gs.export_onnx(graph)
     led_by, blockers = guides(canonical), unsupported(canonical)
     operators = Counter(node.op for node in graph.nodes)
-    folded, _ = run_passes(graph, [FoldBatchNorm(), PointwiseToGemm()])
+    folded, *_ = run_passes(graph, [FoldBatchNorm(), *INTEGER_FORMS])
     placements = {name: place(graph, target) for name, target in TARGETS.items()}
     return Inspection(
         model=str(path),

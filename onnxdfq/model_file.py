@@ -21,8 +21,10 @@ QUANTIZED_OPS = frozenset({
 OWN_DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml"})
 
 
-def read_model(path: Path) -> onnx.ModelProto:
+def read_model(path: Path, *, quantized: bool = False) -> onnx.ModelProto:
     """The model in a file, complete with external data, checked, inlined, and at an opset that Q/DQ can live in.
+
+    quantized: whether it may hold Q/DQ nodes already.
 
     Raises OnnxdfqError: no such file, not a model, truncated, external data missing, an operator of an unknown domain,
     already quantized, an opset outside of what can be converted.
@@ -32,6 +34,10 @@ def read_model(path: Path) -> onnx.ModelProto:
         raise OnnxdfqError(f"{path} {kind}", "give the path of an ONNX file")
     model = _parsed(path)
     _check_operators(model, path)
+    if not quantized and is_quantized(model):
+        raise OnnxdfqError(
+            f"{path} is already quantized", "give the float model; `onnxdfq retarget` takes quantized ones"
+        )
     try:
         checker.check_model(str(path))
     except (checker.ValidationError, shape_inference.InferenceError, ValueError) as error:
@@ -45,6 +51,11 @@ def read_model(path: Path) -> onnx.ModelProto:
         hint = f"export it again with an opset of {OLDEST_OPSET}..{MAX_OPSET}, best 17 or newer"
         raise OnnxdfqError(f"{path} has opset {opset}: {error}", hint) from error
     return with_shapes(model)
+
+
+def is_quantized(model: onnx.ModelProto) -> bool:
+    """Whether any operator of the graph quantizes, dequantizes or computes in integers."""
+    return any(node.op_type in QUANTIZED_OPS for node in model.graph.node)
 
 
 def with_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -82,9 +93,6 @@ def _check_operators(model: onnx.ModelProto, path: Path) -> None:
                 f"{path} uses {node.domain}::{node.op_type}, an operator of an unknown domain",
                 "export the model with standard ONNX operators",
             )
-    quantized = sum(node.op_type in QUANTIZED_OPS for node in model.graph.node)
-    if quantized:
-        raise OnnxdfqError(f"{path} is already quantized ({quantized} quantization operators)", "give the float model")
 
 
 def _first_line(error: Exception) -> str:
@@ -117,7 +125,9 @@ def write_model(model: onnx.ModelProto, path: Path) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=".onnxdfq-") as folder:
-            onnx.save(model, Path(folder) / path.name, save_as_external_data=True, location=data)
+            copy = onnx.ModelProto()
+            copy.CopyFrom(model)  # writing weights apart takes them out of the model that is written
+            onnx.save(copy, Path(folder) / path.name, save_as_external_data=True, location=data)
             os.replace(Path(folder) / data, path.parent / data)
             os.replace(Path(folder) / path.name, path)
     except (OSError, EncodeError) as error:

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
-from onnx import helper
 
 from onnxdfq.calibrate.bias_correction import channel_means, correct_biases
 from onnxdfq.calibrate.observers import bounds, default_method
-from onnxdfq.calibrate.ranges import Ranges, observe
+from onnxdfq.calibrate.ranges import observe
 from onnxdfq.config import RECIPES, Options
 from onnxdfq.console import Progress, peak_megabytes
+from onnxdfq.emit import finished, rounded, with_qdq
 from onnxdfq.engine.operators import unsupported
 from onnxdfq.engine.ort import SERIALIZED_LIMIT, Session, cuda_driver, tapped
 from onnxdfq.errors import OnnxdfqError
@@ -24,18 +25,21 @@ from onnxdfq.images.infer_domain import infer_domain
 from onnxdfq.images.model_input import ModelInput, model_input
 from onnxdfq.images.procedural import procedural
 from onnxdfq.model_file import with_shapes
+from onnxdfq.overrides import Overrides, resolve
+from onnxdfq.plan_file import check_plan
 from onnxdfq.report.report import Report, TargetReport
 from onnxdfq.simplify import simplified
 from onnxdfq.verify.agreement import agreement
+from onnxdfq.verify.kernels import kernels
 from onnxdfq.verify.labelled import accuracy, read_labelled
+from passes.allocate_bits import uniform_bits
 from passes.base import run_passes
 from passes.canonicalize import CANONICAL
 from passes.fold_batchnorm import FoldBatchNorm
-from passes.freeze_weights import FreezeBiases, FreezeWeights
-from passes.insert_qdq import InsertQDQ
+from passes.integer_forms import INTEGER_FORMS
 from passes.placement import CONVOLUTIONS, WEIGHTED, Placement, place
 from passes.plan import QuantPlan, decide
-from passes.pointwise_to_gemm import PointwiseToGemm
+from passes.stored_weights import stored_weights
 from passes.targets import TARGETS
 
 REFERENCE_PIXELS = 224 * 224
@@ -61,7 +65,8 @@ class Run:
     calibration: np.ndarray = field(init=False)  # pixels [N, C, H, W]
     held_out: np.ndarray = field(init=False)
     placements: dict[str, Placement] = field(default_factory=dict)
-    ranges: Ranges = field(default_factory=dict)
+    overrides: Overrides = field(default_factory=Overrides)
+    ranges: dict[str, tuple[float, float]] = field(default_factory=dict)  # of all tensors that some target may want
     expected: dict[str, np.ndarray] = field(default_factory=dict)  # layer -> mean of each channel of its output
     plans: dict[str, QuantPlan] = field(default_factory=dict)
     results: dict[str, onnx.ModelProto] = field(default_factory=dict)
@@ -69,6 +74,12 @@ class Run:
 
     def __post_init__(self) -> None:
         self.model = self.original
+
+    def layers(self, target: str) -> dict[str, gs.Node]:
+        """The layers whose weights the plan for this target quantizes, by name."""
+        planned = self.plans[target].tensors
+        names = {site.layer for weights, site in self.placements[target].weights.items() if weights in planned}
+        return {node.name: node for node in self.graph.nodes if node.name in names}
 
     def whole(self, images: int) -> int:
         """That many images or a few more, so that the batches the model insists on are full."""
@@ -104,6 +115,14 @@ def quantize_model(original: onnx.ModelProto, options: Options, report: Report, 
     report.stages = {name: round(seconds, 3) for name, seconds in progress.seconds.items()}
     report.peak_mb = round(peak_megabytes(), 1)
     return run
+
+
+def float_graph(original: onnx.ModelProto, options: Options, report: Report, progress: Progress) -> gs.Graph:
+    """The graph that plans are made for: simplified, canonical, BatchNormalization folded. No images are made."""
+    run = Run(options, progress, original, report)
+    for stage in (_find_input, _simplify, _canonicalize, _fold):
+        stage(run)
+    return gs.import_onnx(run.model)
 
 
 # -- once for all targets
@@ -214,7 +233,7 @@ def _procedural(run: Run, count: int, purpose: str) -> np.ndarray:
 
 def _fold(run: Run) -> None:
     fold = FoldBatchNorm()
-    result, _ = run_passes(run.graph, [fold, PointwiseToGemm()])
+    result, *_ = run_passes(run.graph, [fold, *INTEGER_FORMS])
     kept = sum(node.op == "BatchNormalization" for node in run.graph.nodes)
     run.report.batchnorm = f"{result.changed} folded, {kept} kept" if result.changed or kept else "none in the graph"
     run.report.notices += [f"{skip.node} not folded: {skip.reason}" for skip in result.skips]
@@ -222,9 +241,11 @@ def _fold(run: Run) -> None:
 
 
 def _calibrate(run: Run) -> None:
-    run.placements = {target: place(run.graph, TARGETS[target]) for target in run.options.targets}
-    wanted = sorted({name for placement in run.placements.values() for name in placement.tensors})
-    computed = [name for name in wanted if name != run.into.name]
+    run.overrides = resolve(run.options.overrides, {node.name: node.op for node in run.graph.nodes})
+    # Of all targets, not only those asked for: the ranges are kept, and another target can be made from them later.
+    wanted = sorted({name for target in TARGETS.values() for name in place(run.graph, target).tensors})
+    tensors = run.graph.tensors()
+    computed = [name for name in wanted if name != run.into.name and isinstance(tensors[name], gs.Variable)]
     session = Session(tapped(run.model, computed))
     batches = run.batches(run.calibration)
 
@@ -233,30 +254,40 @@ def _calibrate(run: Run) -> None:
             run.progress.step(done, len(batches))
             yield {name: outputs[name] for name in computed} | feeds
 
-    run.ranges = observe(stream())
+    observed = observe(stream())
     # No image goes beyond the domain, and any may reach its ends.
-    if run.into.name in run.ranges:
-        run.ranges[run.into.name].add(np.array([run.domain.low, run.domain.high], np.float32))
+    if run.into.name in observed:
+        observed[run.into.name].add(np.array([run.domain.low, run.domain.high], np.float32))
+    method = run.options.observer or default_method(8)
+    run.ranges = rounded({name: bounds(values, method) for name, values in observed.items()})
+    run.report.ranges = run.ranges
+    for name in run.options.targets:
+        run.placements[name] = place(run.graph, TARGETS[name], run.ranges, run.overrides.floats)
+        if not run.placements[name].weights:
+            raise OnnxdfqError(f"nothing is left to quantize for {name}", "let the configuration keep less in float")
 
 
 # -- for each target
 
 
 def _quantize(run: Run, target: str) -> None:
-    method = run.options.observer or default_method(8)
-    ranges = {name: bounds(observed, method) for name, observed in run.ranges.items()}
-    plan = decide(run.graph, ranges, TARGETS[target], run.options.bits, run.placements[target])
-    run.plans[target] = plan
-    graph = gs.import_onnx(run.model)
-    run_passes(graph, [InsertQDQ(plan)])
-    run.results[target] = gs.export_onnx(graph)
+    given, placement = run.options.plan, run.placements[target]
+    if given is not None and given.target == target:
+        check_plan(given, run.graph)
+        run.plans[target] = given
+    else:
+        bits = uniform_bits(
+            run.graph, placement, run.options.bits, all_layers=run.options.all_layers, chosen=run.overrides.bits
+        )
+        run.plans[target] = decide(run.graph, run.ranges, TARGETS[target], bits, placement)
+    run.results[target] = with_qdq(run.model, run.plans[target])
 
 
 def _correct(run: Run, target: str) -> None:
     if not run.options.bias_correction:
         return
-    names = {site.layer for site in run.placements[target].weights.values()}
-    layers = {node.name: node for node in run.graph.nodes if node.name in names}
+    layers = run.layers(target)
+    names = set(layers)
     axes = {name: 1 if node.op in CONVOLUTIONS else -1 for name, node in layers.items()}
     batches = run.batches(run.calibration[: run.affordable(CORRECTION_IMAGES)])
     missing = {layers[name].outputs[0].name: axes[name] for name in sorted(names - run.expected.keys())}
@@ -271,37 +302,21 @@ def _correct(run: Run, target: str) -> None:
 def _freeze(run: Run, target: str) -> None:
     for candidates in (run.results, run.corrected):
         if target in candidates:
-            candidates[target] = _frozen(run, candidates[target], target)
-
-
-def _frozen(run: Run, model: onnx.ModelProto, target: str) -> onnx.ModelProto:
-    graph = gs.import_onnx(model)
-    run_passes(graph, [FreezeBiases(TARGETS[target].int32_bias_written), FreezeWeights()])
-    model = gs.export_onnx(graph)
-    model.producer_name = "onnxdfq"
-    model.graph.name = run.original.graph.name
-    helper.set_model_props(model, {entry.key: entry.value for entry in run.original.metadata_props})
-    _restore_interface(model, run.original)
-    return model
-
-
-def _restore_interface(model: onnx.ModelProto, original: onnx.ModelProto) -> None:
-    """Inputs and outputs as they were, down to the names of free dimensions."""
-    initializers = {tensor.name for tensor in original.graph.initializer}
-    for ours, theirs in ((model.graph.input, original.graph.input), (model.graph.output, original.graph.output)):
-        kept = [entry for entry in theirs if entry.name not in initializers]
-        del ours[:]
-        ours.extend(kept)
+            candidates[target], skips = finished(
+                candidates[target], run.plans[target], run.original, run.ranges, run.options
+            )
+            notices = [f"{skip.node} ({target}): {skip.reason}" for skip in skips]
+            run.report.notices += [notice for notice in notices if notice not in run.report.notices]
 
 
 def _verify(run: Run, target: str) -> None:
     original = Session(run.original, run.options.device)
     held_out = run.batches(run.held_out)
-    session = _loaded(run, run.results[target])
+    session = _loaded(run, run.results[target], target)
     closeness = agreement(original, session, held_out)
     correction = "not asked for"
     if target in run.corrected:  # kept only if images that took no part in it say that it helps
-        candidate = _loaded(run, run.corrected[target])
+        candidate = _loaded(run, run.corrected[target], target)
         corrected = agreement(original, candidate, held_out)
         kept = corrected.distance <= closeness.distance
         measure = "KL" if closeness.kl is not None else "negative SQNR"
@@ -311,16 +326,18 @@ def _verify(run: Run, target: str) -> None:
         )
         if kept:
             run.results[target], session, closeness = run.corrected[target], candidate, corrected
-    plan, placement = run.plans[target], run.placements[target]
+    plan = run.plans[target]
     entry = TargetReport(
         file="",
         size=run.results[target].ByteSize(),
-        layers=len(placement.weights),
+        layers=len(run.layers(target)),
         of=sum(node.op in WEIGHTED for node in run.graph.nodes),
         plan=plan,
         agreement=closeness,
         provider=session.provider,
         bias_correction=correction,
+        weights=_weights_in_words(run.results[target], plan),
+        kernels=kernels(run.results[target], _input_shape(run)) if TARGETS[target].kernels_shown else None,
     )
     if run.labelled is not None:
         pixels, labels = run.labelled
@@ -331,11 +348,27 @@ def _verify(run: Run, target: str) -> None:
     run.report.targets[target] = entry
 
 
-def _loaded(run: Run, model: onnx.ModelProto) -> Session:
+def _input_shape(run: Run) -> dict[str, tuple[int, ...]]:
+    return {run.into.name: run.into.shape(run.into.batch or 1)}
+
+
+def _weights_in_words(model: onnx.ModelProto, plan: QuantPlan) -> str:
+    """Bits of the weights, what holds them in the file, and how many bytes they are."""
+    stored = stored_weights(gs.import_onnx(model))
+    bits = Counter(params.bits for name, params in plan.tensors.items() if name not in plan.readers)
+    held = Counter(each.container for each in stored)
+    return (
+        f"{', '.join(f'{count} of {width} bits' for width, count in sorted(bits.items()))}; "
+        f"stored as {', '.join(f'{count} {kind}' for kind, count in sorted(held.items()))}, "
+        f"{sum(each.size for each in stored):,} bytes"
+    )
+
+
+def _loaded(run: Run, model: onnx.ModelProto, target: str) -> Session:
     """The model checked and loaded; a fallback from CUDA to the CPU is written down."""
     if model.ByteSize() < SERIALIZED_LIMIT:
         onnx.checker.check_model(model)
-    session = Session(model, run.options.device)
+    session = Session(model, run.options.device, as_written=not TARGETS[target].kernels_shown)
     notice = "CUDA did not load into ONNX Runtime: verified on the CPU"
     fallback = run.options.device == "auto" and cuda_driver() and session.provider == "CPUExecutionProvider"
     if fallback and notice not in run.report.notices:

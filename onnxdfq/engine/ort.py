@@ -17,21 +17,25 @@ from onnx import helper
 from onnxdfq.errors import OnnxdfqError
 
 Device = Literal["auto", "cpu", "cuda"]
+BIAS_ROUNDING = "WeightBiasQuantization"  # at scale_x * scale_W, which in float16 may be zero
 SERIALIZED_LIMIT = 2**31 - 2**20  # a message has to stay below 2 GiB; weights beyond go to a file of their own
 
 
 class Session:
     """A model loaded into ONNX Runtime. ``provider`` is the execution provider that really runs it.
 
+    as_written: float biases of quantized layers stay in float, as on runtimes that do not round them to int32.
+
     Raises OnnxdfqError when the runtime refuses the model, or when device is "cuda" and CUDA does not load.
     """
 
-    def __init__(self, model: onnx.ModelProto, device: Device = "cpu") -> None:
+    def __init__(self, model: onnx.ModelProto, device: Device = "cpu", *, as_written: bool = False) -> None:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4
         wanted = ["CUDAExecutionProvider"] if device != "cpu" and cuda_driver() else []
         try:
-            self._session = _load(model, options, [*wanted, "CPUExecutionProvider"])
+            disabled = [BIAS_ROUNDING] if as_written else []
+            self._session = _load(model, options, [*wanted, "CPUExecutionProvider"], disabled)
         except Exception as error:  # onnxruntime raises a class per error code, none of them with a common base
             raise OnnxdfqError(f"ONNX Runtime refuses the model: {str(error).splitlines()[0][:300]}") from error
         self.provider: str = self._session.get_providers()[0]
@@ -78,11 +82,14 @@ def cuda_driver() -> bool:
 
 
 def _load(
-    model: onnx.ModelProto, options: onnxruntime.SessionOptions, providers: list[str]
+    model: onnx.ModelProto, options: onnxruntime.SessionOptions, providers: list[str], disabled: list[str]
 ) -> onnxruntime.InferenceSession:
     if model.ByteSize() < SERIALIZED_LIMIT:
-        return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=providers)
+        source = model.SerializeToString()
+        return onnxruntime.InferenceSession(source, options, providers=providers, disabled_optimizers=disabled)
     with tempfile.TemporaryDirectory(prefix="onnxdfq-") as folder:
         path = Path(folder) / "model.onnx"
-        onnx.save(model, path, save_as_external_data=True, location="weights")
-        return onnxruntime.InferenceSession(str(path), options, providers=providers)
+        copy = onnx.ModelProto()
+        copy.CopyFrom(model)  # writing weights apart takes them out of the model that is written
+        onnx.save(copy, path, save_as_external_data=True, location="weights")
+        return onnxruntime.InferenceSession(str(path), options, providers=providers, disabled_optimizers=disabled)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from onnxdfq.verify.agreement import Agreement
+from onnxdfq.verify.kernels import KernelReport
 from passes.plan import QuantPlan
 
 PACKAGES = ("onnxdfq", "onnx", "onnxruntime-gpu", "onnxruntime", "onnxsim", "onnx-graphsurgeon", "numpy", "torch")
@@ -16,7 +18,8 @@ PACKAGES = ("onnxdfq", "onnx", "onnxruntime-gpu", "onnxruntime", "onnxsim", "onn
 @dataclass
 class TargetReport:
     """What came out for one target. layers: weighted layers in integers, of ``of``. bias_correction: what was decided
-    and why. provider: what ONNX Runtime really ran the verification on."""
+    and why. provider: what ONNX Runtime really ran the verification on. weights: their containers and bytes. kernels:
+    what runs, where this machine can tell for the target."""
 
     file: str
     size: int
@@ -26,6 +29,8 @@ class TargetReport:
     agreement: Agreement
     provider: str
     bias_correction: str
+    weights: str
+    kernels: KernelReport | None
     accuracy: float | None = None
 
     @property
@@ -40,7 +45,8 @@ class TargetReport:
 @dataclass
 class Report:
     """model: path and size of the input. assumed: input domain and image source, in words. accuracy: of the float
-    model, in percent, when labelled images were given. stages: name -> seconds."""
+    model, in percent, when labelled images were given. stages: name -> seconds. ranges: (low, high) by tensor, of all
+    that some target may quantize."""
 
     model: str
     size: int
@@ -52,6 +58,7 @@ class Report:
     notices: list[str] = field(default_factory=list)
     stages: dict[str, float] = field(default_factory=dict)
     peak_mb: float = 0.0
+    ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     accuracy: float | None = None
     targets: dict[str, TargetReport] = field(default_factory=dict)
 
@@ -60,6 +67,7 @@ class Report:
         data = asdict(self)
         for name, target in self.targets.items():
             data["targets"][name]["plan"] = target.plan.to_json()
+            data["targets"][name]["kernels"] = target.kernels.to_json() if target.kernels else None
         data["versions"] = versions()
         return data
 

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from onnxdfq.inspect import Inspection
+from onnxdfq.report.kernels import float_layers, kernel_summary
 from onnxdfq.report.report import Report, TargetReport
 
 NAMES_SHOWN = 3
@@ -46,8 +47,13 @@ def show_report(report: Report, console: Console) -> None:
     for name, target in report.targets.items():
         details = _facts()
         details.add_row("written to", target.file or "nowhere")
+        details.add_row("weights", target.weights)
         details.add_row("bias correction", target.bias_correction)
         details.add_row("verified on", f"{target.provider}, {target.agreement.images} held-out synthetic images")
+        if target.kernels is not None:
+            details.add_row("kernels", kernel_summary(target.kernels))
+            for reason, nodes in float_layers(target.kernels).items():
+                details.add_row("runs in float", f"{_some(nodes)}: {reason}")
         for reason, nodes in target.skips.items():
             details.add_row("left in float", f"{_some(nodes)}: {reason}")
         console.print(f"[bold]{name}[/bold]")

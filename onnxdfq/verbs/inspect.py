@@ -1,0 +1,31 @@
+"""onnxdfq inspect: what is in a model."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from onnxdfq.verbs.argument_types import WIDTH
+
+HELP = "what is in a model, what would be quantized, what not and why"
+EXAMPLE = "onnxdfq inspect model.onnx"
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", type=Path, help="an ONNX file")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def run(parsed: argparse.Namespace) -> None:
+    from rich.console import Console
+
+    from onnxdfq.inspect import inspect
+    from onnxdfq.report.tables import show_inspection
+
+    found = inspect(parsed.model)
+    if parsed.json:
+        print(json.dumps(found.to_json(), indent=1))
+    else:
+        show_inspection(found, Console(width=None if sys.stdout.isatty() else WIDTH, highlight=False))

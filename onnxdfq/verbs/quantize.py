@@ -1,0 +1,109 @@
+"""onnxdfq quantize: a quantized model from a float one."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from onnxdfq.errors import OnnxdfqError
+from onnxdfq.verbs.argument_types import WIDTH, bits, float_type, number, numbers, seed, shape
+
+HELP = "make a quantized model from a float one, without data"
+EXAMPLE = "onnxdfq quantize model.onnx --target ort-cpu -o model.int8.onnx"
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("model", type=Path, help="a float ONNX file")
+    add("-o", "--output", type=Path, help="file, or folder for several targets (model.<target>.int8.onnx)")
+    add("--bits", type=bits, default=8, metavar="B", help="bits of the weights, 2 to 8 (default 8)")
+    add("--all-layers", action="store_true", help="the first and last layers too; else they keep 8 bits")
+    add(
+        "--target",
+        action="append",
+        metavar="T",
+        help="tensorrt (default), ort-cpu, ...: see `onnxdfq targets`; repeat it",
+    )
+    add("--recipe", default="balanced", metavar="R", help="balanced (default), or fast: no torch, no gradients")
+    add("--domain", metavar="D", help="what the model is fed with: imagenet, unit, raw255, pm1, caffe; else inferred")
+    add("--mean", type=numbers, metavar="M,..", help="with --std: input = (pixel * scale - mean) / std")
+    add("--std", type=numbers, metavar="S,..")
+    add("--scale", type=number, default=1.0, help="1 (default) where mean and std are in pixels, else 0.00392157")
+    add("--bgr", action="store_true", help="the model takes BGR (with --mean and --std)")
+    add("--input-shape", type=shape, metavar="1x3xHxW", help="where H and W are free")
+    add("--observer", metavar="O", help="min-max, percentile, mse or entropy; by default what suits the bits")
+    add("--no-bias-correction", action="store_true", help="leave biases as they are")
+    add("--config", type=Path, metavar="FILE.toml", help="bits or float for single nodes, by name or operator")
+    add("--plan-out", type=Path, metavar="FILE.json", help="write the plan; a folder for several targets")
+    add("--plan", type=Path, metavar="FILE.json", help="apply a plan, edited or not, for its target")
+    add("--compat", action="store_true", help="keep weights of 2 to 4 bits in plain int8")
+    add(
+        "--float-type",
+        type=float_type,
+        default="float32",
+        metavar="F",
+        help="fp32 (default) or fp16, for what stays float",
+    )
+    add("--eval", type=Path, metavar="DIR|NPZ", help="labelled images for the report; they calibrate nothing")
+    add("--device", default="auto", metavar="auto|cpu|cuda", help="for gradients and verification")
+    add("--seed", type=seed, default=0, help="same seed, same bytes (default 0)")
+    add("--report", type=Path, metavar="FILE.json", help="write the report as JSON")
+    add("--json", action="store_true", help="print the report as JSON")
+    add("--quiet", action="store_true", help="no progress")
+
+
+def run(parsed: argparse.Namespace) -> None:
+    # Imports wait until here: --help has to be quick.
+    from rich.console import Console
+
+    from onnxdfq.api import output_files, quantize
+    from onnxdfq.console import progress_for
+    from onnxdfq.model_file import check_writable, write_bytes
+    from onnxdfq.plan_file import plan_files, write_plan
+    from onnxdfq.report.tables import show_report
+
+    targets = tuple(dict.fromkeys(parsed.target or ["tensorrt"]))
+    files = output_files(parsed.model, parsed.bits, targets, parsed.output)
+    plans = plan_files(parsed.model, targets, parsed.plan_out) if parsed.plan_out is not None else {}
+    reports = [parsed.report] if parsed.report is not None else []
+    for file in [*plans.values(), *reports]:
+        check_writable(file, parsed.model)
+    written = [file.resolve() for file in [*files.values(), *plans.values(), *reports]]
+    for file in written:
+        if written.count(file) > 1:
+            raise OnnxdfqError(f"{file} would be written twice", "give -o, --plan-out and --report different names")
+    done = quantize(
+        parsed.model,
+        bits=parsed.bits,
+        target=targets,
+        recipe=parsed.recipe,
+        output=files,
+        domain=parsed.domain,
+        mean=parsed.mean,
+        std=parsed.std,
+        scale=parsed.scale,
+        order="BGR" if parsed.bgr else "RGB",
+        input_shape=parsed.input_shape,
+        observer=parsed.observer,
+        bias_correction=not parsed.no_bias_correction,
+        evaluate=parsed.eval,
+        device=parsed.device,
+        seed=parsed.seed,
+        all_layers=parsed.all_layers,
+        config=parsed.config,
+        plan=parsed.plan,
+        compat=parsed.compat,
+        float_type=parsed.float_type,
+        progress=progress_for(Console(stderr=True), parsed.quiet),
+    )
+    for target, file in plans.items():
+        write_plan(done.report.targets[target].plan, file)
+    text = json.dumps(done.report.to_json(), indent=1)
+    if parsed.report is not None:
+        write_bytes(text.encode(), parsed.report)
+    if parsed.json:
+        print(text)
+    else:
+        show_report(done.report, Console(width=None if sys.stdout.isatty() else WIDTH, highlight=False))
