@@ -84,6 +84,10 @@ class Options:
                 raise OnnxdfqError(f"{target} takes no --float-type {self.float_type}", f"choose from {known}")
         if self.plan is not None and self.plan.target not in self.targets:
             raise OnnxdfqError(f"the plan is for {self.plan.target}", f"give --target {self.plan.target}")
+        if self.plan is not None and self.overrides:
+            raise OnnxdfqError(
+                "--plan and --config exclude each other", "edit the plan, or make it again with --config"
+            )
         if self.observer is not None:
             _one_of("--observer", self.observer, get_args(Method))
         if self.domain is not None:

@@ -164,6 +164,14 @@ def test_a_configuration_is_obeyed(small: Path) -> None:
     ]
 
 
+@pytest.mark.usefixtures("quick")
+def test_a_plan_and_a_configuration_might_contradict_each_other(small: Path, fails: Callable[..., str]) -> None:
+    config, plan = small.parent / "onnxdfq.toml", small.parent / "plan.json"
+    config.write_text('[[node]]\nname = "last"\nfloat = true\n')
+    assert main(["quantize", str(small), "--recipe", "fast", "--quiet", "--plan-out", str(plan)]) == 0
+    assert "exclude each other" in fails("quantize", small, "--plan", plan, "--config", config)
+
+
 def test_outputs_that_cannot_be_written(small: Path, fails: Callable[..., str]) -> None:
     quantize = ("quantize", small, "--recipe", "fast")
     both = (*quantize, "--target", "tensorrt", "--target", "ort-cpu")
