@@ -10,7 +10,7 @@ from typing import Literal
 import onnx
 
 from onnxdfq.calibrate.observers import Method
-from onnxdfq.config import Options
+from onnxdfq.config import Compensation, Options, Rounding, Scales, bits_in_name
 from onnxdfq.console import Progress
 from onnxdfq.engine.ort import Device
 from onnxdfq.model_file import check_writable, read_model, write_model
@@ -31,7 +31,8 @@ class Quantized:
 def quantize(
     model: str | Path,
     *,
-    bits: int = 8,
+    bits: int | tuple[int, int] = 8,
+    act_bits: int | None = 8,
     target: str | Sequence[str] = "tensorrt",
     recipe: str = "balanced",
     output: str | Path | Mapping[str, Path] | None = None,
@@ -47,6 +48,12 @@ def quantize(
     device: Device = "auto",
     seed: int = 0,
     all_layers: bool = False,
+    size_budget: float | None = None,
+    avg_bits: float | None = None,
+    compensation: Compensation | None = None,
+    rounding: Rounding | None = None,
+    scales: Scales | None = None,
+    equalization: bool = False,
     config: str | Path | None = None,
     plan: str | Path | None = None,
     compat: bool = False,
@@ -56,8 +63,15 @@ def quantize(
     """Quantize an ONNX file without data.
 
     model: path of a float ONNX file with one image input [N, C, H, W] or [N, H, W, C].
-    bits: of the weights, 2 to 8; the first and last layers keep 8 unless all_layers. target: "tensorrt", "ort-cpu" or
-        another of ``passes.targets.TARGETS``, or several. recipe: "fast" or "balanced".
+    bits: of the weights, 2 to 8; the first and last layers keep 8 unless all_layers. (low, high): pairs of layers, a
+        low-bit one before a high-bit one that makes up for it. act_bits: of the activations, 2 to 8 or, where the
+        target has them, 16; None quantizes weights only.
+    size_budget, avg_bits: instead of bits, chosen for each layer so that the weights take this share of their bytes in
+        float32, or have so many bits on average.
+    compensation: of pairs, "dfmpc+" by default, "dfmpc" as published, or "none". rounding: "nearest", "squant" or
+        "gptq". scales: of the weights, "min-max", "mse" or "lp". None takes what suits the recipe and the bits.
+    equalization: make ranges of weights alike across layers first.
+    target: "tensorrt", "ort-cpu" or another of ``passes.targets.TARGETS``, or several. recipe: "fast" or "balanced".
     output: where to write the model, for several targets a folder or a file for each; None writes nothing.
     domain, or mean, std and scale (x = (pixel * scale - mean) / std), and order: what the model is fed with; inferred
         when not given. input_shape: needed only where H and W are free and no usual size runs.
@@ -73,6 +87,7 @@ def quantize(
     path = Path(model)
     options = Options(
         bits=bits,
+        act_bits=act_bits,
         targets=(target,) if isinstance(target, str) else tuple(dict.fromkeys(target)),
         recipe=recipe,
         device=device,
@@ -87,6 +102,12 @@ def quantize(
         bias_correction=bias_correction,
         evaluate=Path(evaluate) if evaluate is not None else None,
         all_layers=all_layers,
+        size_budget=size_budget,
+        avg_bits=avg_bits,
+        compensation=compensation,
+        rounding=rounding,
+        scales=scales,
+        equalization=equalization,
         overrides=tuple(read_overrides(Path(config))) if config is not None else (),
         plan=read_plan(Path(plan)) if plan is not None else None,
         compat=compat,
@@ -95,7 +116,7 @@ def quantize(
     original = read_model(path)
     files = dict(output) if isinstance(output, Mapping) else {}
     if isinstance(output, (str, Path)):
-        files = output_files(path, bits, options.targets, Path(output))
+        files = output_files(path, bits_in_name(bits, size_budget, avg_bits), options.targets, Path(output))
     for file in files.values():
         check_writable(file, path)
     described = asdict(replace(options, plan=None)) | {"plan": str(plan) if plan else None}
@@ -108,7 +129,7 @@ def quantize(
     return Quantized(run.results, report)
 
 
-def output_files(model: Path, bits: int, targets: Sequence[str], output: Path | None) -> dict[str, Path]:
+def output_files(model: Path, bits: str, targets: Sequence[str], output: Path | None) -> dict[str, Path]:
     """Where the model of each target goes: ``output`` is a file for one target, a folder for several; by default
     model.<target>.int<bits>.onnx beside the input."""
     names = {target: f"{model.stem}.{target}.int{bits}.onnx" for target in targets}

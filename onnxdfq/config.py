@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -12,9 +12,15 @@ from onnxdfq.engine.ort import Device
 from onnxdfq.errors import OnnxdfqError
 from onnxdfq.images.domain import PRESETS
 from passes.plan import QuantPlan
-from passes.targets import TARGETS
+from passes.targets import TARGETS, Target
 
 BITS = range(2, 9)
+WIDE = 16  # bits of activations, for targets that have them
+ACTIVATIONS_KEY = "onnxdfq.activations"  # in the model's metadata: what its ranges were measured for
+
+Compensation = Literal["dfmpc", "dfmpc+", "none"]
+Rounding = Literal["nearest", "squant", "gptq"]
+Scales = Literal["min-max", "mse", "lp"]
 
 
 @dataclass(frozen=True)
@@ -37,8 +43,15 @@ RECIPES = {
 
 @dataclass(frozen=True)
 class Options:
-    """bits: of the weights. targets: one file is made for each. recipe: see RECIPES. device: where gradients and
-    verification run. seed: the same seed, model and options give the same files, byte for byte.
+    """bits: of the weights, (low, high) for pairs of layers. targets: one file is made for each. recipe: see RECIPES.
+    device: where gradients and verification run. seed: the same seed, model and options give the same files, byte for
+    byte.
+
+    act_bits: of the activations, None where only weights are quantized. size_budget: bytes of the weights as a share of
+    those in float32, and avg_bits: bits that a weight has on average; with one of them bits are chosen for each layer.
+    compensation: of the low-bit layers of pairs, None for the default. rounding, scales: of the weights, None for what
+    suits the recipe and the bits. equalization: ranges of weights are made alike across
+    layers first.
 
     domain: a preset by name; or mean and std with scale, as in x = (pixel * scale - mean) / std; or nothing, and the
     domain is inferred from the model. order: of colours at the model's input, with mean and std. input_shape: of the
@@ -50,7 +63,7 @@ class Options:
     stays unquantized, where the target allows it.
     """
 
-    bits: int = 8
+    bits: int | tuple[int, int] = 8
     targets: tuple[str, ...] = ("tensorrt",)
     recipe: str = "balanced"
     device: Device = "auto"
@@ -69,10 +82,16 @@ class Options:
     plan: QuantPlan | None = None
     compat: bool = False
     float_type: str = "float32"
+    act_bits: int | None = 8
+    size_budget: float | None = None
+    avg_bits: float | None = None
+    compensation: Compensation | None = None
+    rounding: Rounding | None = None
+    scales: Scales | None = None
+    equalization: bool = False
 
     def __post_init__(self) -> None:
-        if self.bits not in BITS:
-            raise OnnxdfqError(f"--bits {self.bits} is not supported", f"choose from {BITS[0]} to {BITS[-1]}")
+        self._check_bits()
         _one_of("--recipe", self.recipe, RECIPES)
         _one_of("--device", self.device, get_args(Device))
         if not self.targets:
@@ -82,12 +101,21 @@ class Options:
             if self.float_type not in TARGETS[target].float_types:
                 known = ", ".join(TARGETS[target].float_types)
                 raise OnnxdfqError(f"{target} takes no --float-type {self.float_type}", f"choose from {known}")
+            self._check_activations(TARGETS[target])
         if self.plan is not None and self.plan.target not in self.targets:
             raise OnnxdfqError(f"the plan is for {self.plan.target}", f"give --target {self.plan.target}")
         if self.plan is not None and self.overrides:
             raise OnnxdfqError(
                 "--plan and --config exclude each other", "edit the plan, or make it again with --config"
             )
+        if self.rounding is not None:
+            _one_of("--rounding", self.rounding, get_args(Rounding))
+        if self.scales is not None:
+            _one_of("--scales", self.scales, get_args(Scales))
+        if self.compensation is not None:
+            _one_of("--compensation", self.compensation, get_args(Compensation))
+        if self.compensation is not None and not self.pairs:
+            raise OnnxdfqError(f"--compensation {self.compensation} is for pairs", "give --bits LOW/HIGH, such as 4/8")
         if self.observer is not None:
             _one_of("--observer", self.observer, get_args(Method))
         if self.domain is not None:
@@ -96,6 +124,80 @@ class Options:
                 raise OnnxdfqError("--domain and --mean/--std exclude each other", "give one of them")
         if (self.mean is None) != (self.std is None):
             raise OnnxdfqError("--mean and --std belong together", "give both")
+
+    @property
+    def pairs(self) -> tuple[int, int] | None:
+        """Bits of the low and of the high layer of each pair; None where layers are not paired."""
+        return self.bits if isinstance(self.bits, tuple) else None
+
+    @property
+    def compensates(self) -> Compensation:
+        """How the low-bit layers of pairs are compensated."""
+        return self.compensation or ("dfmpc+" if self.pairs else "none")
+
+    @property
+    def rounds(self) -> Rounding:
+        """How weights are rounded."""
+        return self.rounding or "gptq"
+
+    def target(self, name: str) -> Target:
+        """What the target of that name wants, as far as these options leave it to it."""
+        return TARGETS[name] if self.act_bits is not None else replace(TARGETS[name], weights_only=True)
+
+    def about_activations(self, name: str) -> str:
+        """What to know of activations of so many bits on the target of that name; empty where there is nothing."""
+        bits, target = self.act_bits, self.target(name)
+        if bits is None or bits == 8:
+            return ""
+        if target.weights_only:
+            return f"{name} keeps activations in float: --act-bits {bits} changes nothing there"
+        if bits > 8:
+            return ""
+        return (
+            f"activations of {bits} bits ({name}) are {2**bits} codes of {target.activation}, kept to by a Clip: for "
+            "studies of accuracy and for hardware that has such, elsewhere no faster than 8 bits and often slower"
+        )
+
+    def _check_bits(self) -> None:
+        low, high = self.bits if isinstance(self.bits, tuple) else (self.bits, self.bits)
+        if low not in BITS or high not in BITS:
+            said = str(low) if isinstance(self.bits, int) else f"{low}/{high}"
+            raise OnnxdfqError(f"--bits {said} is not supported", f"choose from {BITS[0]} to {BITS[-1]}")
+        if low > high:
+            raise OnnxdfqError(f"--bits {low}/{high} has the higher number first", f"give {high}/{low}")
+        if self.size_budget is not None and not 0 < self.size_budget < 1:
+            raise OnnxdfqError(f"--size-budget {self.size_budget:g} is no share", "give one such as 0.15")
+        if self.avg_bits is not None and not BITS[0] <= self.avg_bits <= BITS[-1]:
+            raise OnnxdfqError(f"--avg-bits {self.avg_bits:g} is not supported", f"choose from {BITS[0]} to {BITS[-1]}")
+        chosen = {
+            "--bits": self.bits != 8,
+            "--size-budget": self.size_budget is not None,
+            "--avg-bits": self.avg_bits is not None,
+        }
+        decided = {"--act-bits": self.act_bits != 8, "--scales": self.scales is not None}
+        if self.plan is not None and any((chosen | decided).values()):
+            option = next(name for name, given in (chosen | decided).items() if given)
+            raise OnnxdfqError(f"--plan and {option} exclude each other", "edit the plan, or make it again")
+        if sum(chosen.values()) > 1:
+            one, other, *_ = (name for name, given in chosen.items() if given)
+            raise OnnxdfqError(f"{one} and {other} exclude each other", "give one of them")
+
+    def _check_activations(self, target: Target) -> None:
+        bits = self.act_bits
+        if bits is not None and bits not in (*BITS, WIDE):
+            raise OnnxdfqError(f"--act-bits {bits} is not supported", "choose 2 to 8, 16 or none")
+        if bits == WIDE and WIDE not in target.activation_bits and not target.weights_only:
+            others = " or ".join(name for name, each in TARGETS.items() if WIDE in each.activation_bits)
+            raise OnnxdfqError(f"{target.name} has no 16-bit activations", f"choose 2 to 8, none, or target {others}")
+
+
+def bits_in_name(bits: int | tuple[int, int], size_budget: float | None = None, avg_bits: float | None = None) -> str:
+    """What the name of a file says of the bits of its weights: 4, 2-6, or how many they may be on average, 4.8."""
+    if size_budget is not None:
+        avg_bits = min(32 * size_budget, BITS[-1])
+    if avg_bits is not None:
+        return f"{avg_bits:g}"
+    return "-".join(map(str, bits)) if isinstance(bits, tuple) else str(bits)
 
 
 def _one_of(option: str, value: str, known: object) -> None:

@@ -9,8 +9,10 @@ import onnx
 import onnx_graphsurgeon as gs
 from onnx import helper
 
-from onnxdfq.config import Options
+from onnxdfq.config import ACTIVATIONS_KEY, Options
+from onnxdfq.errors import OnnxdfqError
 from passes.base import Pass, Skip, run_passes
+from passes.errors import PassError
 from passes.float16 import Float16
 from passes.freeze_weights import FreezeBiases, FreezeWeights
 from passes.insert_qdq import InsertQDQ
@@ -25,7 +27,14 @@ Bounds = Mapping[str, tuple[float, float]]
 def with_qdq(model: onnx.ModelProto, plan: QuantPlan) -> onnx.ModelProto:
     """The float model with the plan's Q and DQ nodes; weights are still float."""
     graph = gs.import_onnx(model)
-    run_passes(graph, [InsertQDQ(plan)])
+    try:
+        run_passes(graph, [InsertQDQ(plan)])
+    except PassError as error:
+        if isinstance(error.__cause__, ValueError):  # its operators do not exist in the opset that the codes need
+            raise OnnxdfqError(
+                f"no codes of the plan's types in this model: {error.__cause__}", "--act-bits 8"
+            ) from error
+        raise
     return gs.export_onnx(graph)
 
 
@@ -44,7 +53,10 @@ def finished(
     model.producer_name = "onnxdfq"
     model.graph.name = original.graph.name
     kept = {entry.key: entry.value for entry in original.metadata_props}
-    helper.set_model_props(model, kept | {RANGES_KEY: json.dumps(ranges, separators=(",", ":"))})
+    added = {RANGES_KEY: json.dumps(ranges, separators=(",", ":"))}
+    if options.act_bits != 8:
+        added[ACTIVATIONS_KEY] = json.dumps({"act_bits": options.act_bits, "all_layers": options.all_layers})
+    helper.set_model_props(model, kept | added)
     restore_interface(model, original)
     return model, skips
 

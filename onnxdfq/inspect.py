@@ -9,22 +9,26 @@ from typing import Any
 
 import onnx_graphsurgeon as gs
 
+from onnxdfq.config import Options
 from onnxdfq.engine.operators import unsupported
 from onnxdfq.images.guides import guides
 from onnxdfq.model_file import read_model
+from onnxdfq.report.allocation import pairing_data
+from passes.allocate_bits import paired_bits, uniform_bits
 from passes.base import Skip, run_passes
 from passes.canonicalize import CANONICAL, default_opset
 from passes.fold_batchnorm import FoldBatchNorm
 from passes.integer_forms import INTEGER_FORMS
-from passes.placement import WEIGHTED, place
-from passes.targets import TARGETS
+from passes.placement import WEIGHTED, Placement, place
+from passes.targets import TARGETS, Target
 
 
 @dataclass(frozen=True)
 class Inspection:
     """operators: how many of each. folded, kept: BatchNormalizations. statistics: of them, how many can lead image
-    synthesis. classes: 0 for what is no classifier. targets: name -> layers in integers, activations quantized, skips.
-    gradients: empty when the torch engine can run the model, else the first reason why not."""
+    synthesis. classes: 0 for what is no classifier. targets: name -> layers in integers, activations quantized, skips;
+    and, where bits were given, bits by layer, and the pairing or None. gradients: empty when the torch engine can run
+    the model, else the first reason why not."""
 
     model: str
     size: int
@@ -46,8 +50,12 @@ class Inspection:
         return asdict(self)
 
 
-def inspect(path: Path) -> Inspection:
-    """Read a model and say what quantize would do with it. Raises OnnxdfqError as read_model does."""
+def inspect(path: Path, bits: int | tuple[int, int] | None = None) -> Inspection:
+    """Read a model and say what quantize would do with it, and with ``bits`` which layers get how many.
+
+    Raises OnnxdfqError as read_model does, and for bits that quantize would not take.
+    """
+    decided = None if bits is None else Options(bits=bits).bits
     model = read_model(path)
     graph = gs.import_onnx(model)
     run_passes(graph, CANONICAL)
@@ -75,7 +83,20 @@ def inspect(path: Path) -> Inspection:
                 "layers": len(placed.weights),
                 "activations": len(placed.tensors),
                 "skips": [asdict(skip) for skip in placed.skips],
+                **({} if decided is None else _bits(graph, placed, TARGETS[name], decided)),
             }
             for name, placed in placements.items()
         },
     )
+
+
+def _bits(graph: gs.Graph, placed: Placement, target: Target, bits: int | tuple[int, int]) -> dict[str, Any]:
+    """Bits by layer in order of the graph, and the pairing, None where layers are not paired."""
+    pairing = None
+    if isinstance(bits, int):
+        by_weights = uniform_bits(graph, placed, bits)
+    else:
+        by_weights, found = paired_bits(graph, placed, *bits)
+        pairing = pairing_data(found)
+    by_layer = {placed.weights[name].layer: min(width, target.weight_bits) for name, width in by_weights.items()}
+    return {"bits": by_layer, "pairing": pairing}

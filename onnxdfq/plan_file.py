@@ -90,4 +90,10 @@ def _objection(params: QuantParams, target: Target) -> str:
         return f"a zero-point is not a whole number from {low} to {high}"
     if target.symmetric and any(params.zero_point):
         return f"{target.name} takes no zero-point but 0"
+    if params.codes is not None:
+        least, most = params.codes
+        if not (isinstance(least, int) and isinstance(most, int) and low <= least < most <= high):
+            return f"codes are not two whole numbers from {low} to {high}, the lower one first"
+        if params.axis is not None or not least <= params.zero_point[0] <= most:
+            return f"codes from {least} to {most} want one zero-point among them"
     return ""

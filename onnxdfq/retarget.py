@@ -7,6 +7,7 @@ float model, ranges in a report               ->  simplified, canonical, folded 
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,30 +15,34 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
-from onnxdfq.config import Options
+from onnxdfq.config import ACTIVATIONS_KEY, Options
 from onnxdfq.console import Progress
 from onnxdfq.emit import RANGES_KEY, Bounds, finished, with_qdq
 from onnxdfq.engine.ort import Session
 from onnxdfq.errors import OnnxdfqError
 from onnxdfq.model_file import is_quantized, read_model, with_shapes
-from onnxdfq.pipeline import float_graph
 from onnxdfq.report.report import Report
+from onnxdfq.stages.prepare import float_graph
+from passes.activation_bits import activation_bits
 from passes.allocate_bits import uniform_bits
 from passes.base import run_passes
 from passes.canonicalize import CANONICAL, ConstantsToInitializers
 from passes.placement import place
 from passes.plan import QuantPlan, decide
 from passes.remove_qdq import RemoveQDQ, constant_codes
-from passes.targets import TARGETS
 
 
 def retarget(path: Path, options: Options, ranges: Path | None = None) -> tuple[onnx.ModelProto, QuantPlan]:
     """The model for ``options.targets[0]``, and the plan that made it.
 
     path: a model that this tool quantized, whose weights keep their bits; or a float one, with ``ranges``, the report
-    of a run that quantized it, and ``options.bits``. Raises OnnxdfqError when there are no ranges, or not those needed.
+    of a run that quantized it, and ``options.bits``. Activations have the bits that their ranges were measured for.
+    Raises OnnxdfqError when there are no ranges, or not those needed.
     """
     original = read_model(path, quantized=True)
+    width = options.bits
+    if isinstance(width, tuple):
+        raise OnnxdfqError("layers are paired when a model is quantized", "retarget the quantized one")
     if is_quantized(original):
         known = stored_ranges(original, path) if ranges is None else _reported(ranges)
         if not known:
@@ -51,7 +56,8 @@ def retarget(path: Path, options: Options, ranges: Path | None = None) -> tuple[
             raise OnnxdfqError(f"{path} is a float model", "give --ranges REPORT.json of a run that quantized it")
         known = _reported(ranges)
         graph, bits = float_graph(original, options, Report(str(path), 0, {}), Progress()), {}
-    target = TARGETS[options.targets[0]]
+    options = replace(options, **_activations(original, path, ranges))
+    target = options.target(options.targets[0])
     placement = place(graph, target, known)
     missing = [
         name for name in placement.tensors if name not in known and isinstance(graph.tensors()[name], gs.Variable)
@@ -60,8 +66,9 @@ def retarget(path: Path, options: Options, ranges: Path | None = None) -> tuple[
         raise OnnxdfqError(f"no range is known of {missing[0]}", f"quantize the float model for {target.name} instead")
     if not placement.weights:
         raise OnnxdfqError(f"the model has no layer that can be quantized for {target.name}", "see `onnxdfq explain`")
-    chosen = bits or uniform_bits(graph, placement, options.bits, all_layers=options.all_layers)
-    plan = decide(graph, known, target, chosen, placement)
+    chosen = bits or uniform_bits(graph, placement, width, all_layers=options.all_layers)
+    act_bits = activation_bits(graph, placement, options.act_bits or 8, all_layers=options.all_layers)
+    plan = decide(graph, known, target, chosen, placement, act_bits)
     model = with_shapes(gs.export_onnx(graph))
     result, _ = finished(with_qdq(model, plan), plan, original, known, options)
     onnx.checker.check_model(result)
@@ -98,6 +105,16 @@ def stored_ranges(model: onnx.ModelProto, path: Path) -> Bounds:
         return _pairs(json.loads(text))
     except ValueError as error:
         raise OnnxdfqError(f"the ranges in {path} are damaged", "quantize the float model again") from error
+
+
+def _activations(model: onnx.ModelProto, path: Path, report: Path | None) -> dict[str, Any]:
+    """Options of the run that measured the ranges, as far as they are about activations; none where they had 8 bits."""
+    text = next((entry.value for entry in model.metadata_props if entry.key == ACTIVATIONS_KEY), "{}")
+    try:
+        said = json.loads(text) if report is None else json.loads(report.read_text(encoding="utf-8")).get("options", {})
+        return {key: said[key] for key in ("act_bits", "all_layers")} if said.get("act_bits", 8) != 8 else {}
+    except (ValueError, KeyError, AttributeError) as error:
+        raise OnnxdfqError(f"{report or path} says nothing sound of activations", "quantize again") from error
 
 
 def _reported(path: Path) -> Bounds:

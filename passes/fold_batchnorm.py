@@ -34,10 +34,15 @@ class ChannelStats:
 
 @dataclass(frozen=True)
 class FoldBatchNorm(Pass):
-    """Fold what can be folded; ``statistics`` receives a ChannelStats for the output of every normalization."""
+    """Fold what can be folded.
+
+    statistics: receives, by the name of a normalization's output, its ChannelStats. gains: receives, if it was folded,
+    the factor [C] by which the weights before it were multiplied.
+    """
 
     name: ClassVar[str] = "fold-batchnorm"
     statistics: MutableMapping[str, ChannelStats] = field(default_factory=dict)
+    gains: MutableMapping[str, np.ndarray] = field(default_factory=dict)
 
     def __call__(self, graph: gs.Graph) -> PassResult:
         changed = 0
@@ -51,7 +56,8 @@ class FoldBatchNorm(Pass):
             if reason:
                 skips.append(Skip(norm.name, self.name, reason))
                 continue
-            _fold(norm)
+            read, written = norm.inputs[0].name, norm.outputs[0].name
+            self.gains[written] = self.gains.get(read, 1.0) * _fold(norm)
             changed += 1
         graph.cleanup().toposort()
         return PassResult(changed, tuple(skips))
@@ -108,7 +114,8 @@ def _biased_product(add: gs.Node) -> tuple[gs.Node, int] | None:
     return None
 
 
-def _fold(norm: gs.Node) -> None:
+def _fold(norm: gs.Node) -> np.ndarray:
+    """Fold one normalization; returns gamma / sigma [C]."""
     gamma, beta, mean, variance = (tensor.values.astype(np.float64) for tensor in norm.inputs[1:5])
     factor = gamma / np.sqrt(variance + norm.attrs.get("epsilon", 1e-5))
     shift = beta - mean * factor
@@ -134,6 +141,7 @@ def _fold(norm: gs.Node) -> None:
     last.outputs = [norm.outputs[0]]
     norm.outputs.clear()
     norm.inputs.clear()
+    return factor
 
 
 def _scaled(layer: gs.Node, weight: np.ndarray, factor: np.ndarray) -> np.ndarray:

@@ -2,6 +2,12 @@
 
     x -> Conv(W)        becomes        x -> Q -> DQ -> Conv <- DQ <- Q <- W
 
+An activation that keeps to some of the codes of its type is clipped to what they stand for; a Relu or a Clip before it,
+which nobody else reads, does that on the way:
+
+    x -> Conv(W)        becomes        x -> Clip -> Q -> DQ -> Conv ...
+    Relu -> Conv(W)     becomes        Clip(0, highest) -> Q -> DQ -> Conv ...
+
 Weights stay in float behind their Q, so that they can still be tuned; freeze_weights turns them into integers. Scale,
 zero-point and axis are always written: runtimes differ in what they assume when one is missing.
 """
@@ -15,17 +21,26 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from passes.base import Pass, PassResult
+from passes.opset import bring_to_opset
 from passes.plan import QuantParams, QuantPlan
+
+SINCE = {"uint16": 21, "int16": 21}  # opset from which Q and DQ know a type
 
 
 @dataclass(frozen=True)
 class InsertQDQ(Pass):
-    """Apply a plan. Raises KeyError for a tensor that the graph does not have."""
+    """Apply a plan, in a newer opset where its types need one.
+
+    Raises KeyError for a tensor that the graph does not have, ValueError where it can't be brought to the opset.
+    """
 
     name: ClassVar[str] = "insert-qdq"
     plan: QuantPlan
 
     def __call__(self, graph: gs.Graph) -> PassResult:
+        needed = max([SINCE.get(params.dtype, 0) for params in self.plan.tensors.values()], default=0)
+        if needed > graph.opset:
+            bring_to_opset(graph, needed)
         tensors = graph.tensors()
         taken = set(tensors)
         outputs = {tensor.name: position for position, tensor in enumerate(graph.outputs)}
@@ -37,10 +52,17 @@ class InsertQDQ(Pass):
             else:
                 chosen = set(self.plan.readers.get(name, ()))
                 readers = [node for node in tensor.outputs if node.name in chosen]
-            is_output = name in outputs and len(readers) == len(tensor.outputs) and not isinstance(tensor, gs.Constant)
+            alone = len(readers) == len(tensor.outputs)
+            is_output = name in outputs and alone and not isinstance(tensor, gs.Constant)
             if not readers and not is_output:
                 continue
-            dequantized = _pair(graph, tensor, params, taken)
+            clip = params.codes is not None and not isinstance(tensor, gs.Constant)
+            limits = _limits(tensor) if clip and alone else None
+            if limits is not None:  # the bounds of that Clip give up their names
+                taken.difference_update(each.name for each in tensor.inputs[0].inputs[1:] if len(each.outputs) == 1)
+            base = _free_base(tensor.name, taken)
+            source = _clipped(graph, tensor, params, base, limits) if clip else tensor
+            dequantized = _pair(graph, source, params, base)
             for node in readers:
                 node.inputs = [dequantized if each is tensor else each for each in node.inputs]
             if is_output and _written_in_integers(tensor):
@@ -62,7 +84,8 @@ def _take_name(old: gs.Tensor, new: gs.Tensor) -> None:
     new.dtype, new.shape = old.dtype, old.shape
 
 
-PARTS = ("scale", "zero_point", "quantized", "dequantized")
+BOUNDS = ("clip_low", "clip_high", "relu_low", "relu_high")
+PARTS = ("scale", "zero_point", "quantized", "dequantized", "clipped", *BOUNDS)
 
 
 def _free_base(name: str, taken: set[str]) -> str:
@@ -74,8 +97,39 @@ def _free_base(name: str, taken: set[str]) -> str:
     return base
 
 
-def _pair(graph: gs.Graph, tensor: gs.Tensor, params: QuantParams, taken: set[str]) -> gs.Variable:
-    base = _free_base(tensor.name, taken)
+def _clipped(
+    graph: gs.Graph, tensor: gs.Tensor, params: QuantParams, base: str, limits: tuple[float, float] | None
+) -> gs.Tensor:
+    """The tensor within the numbers that its codes stand for. limits: of its writer, where that shall do it."""
+    codes = np.array(params.codes, np.float32)
+    low, high = np.clip(limits or (-np.inf, np.inf), *(codes - params.zero_point[0]) * np.float32(params.scale[0]))
+    kind = "clip" if limits is None else tensor.inputs[0].op.lower()  # tells remove_qdq what stood here
+    ends = (("low", low), ("high", high))
+    bounds = [gs.Constant(f"{base}_{kind}_{end}", np.array(value, np.float32)) for end, value in ends]
+    if limits is not None:
+        writer = tensor.inputs[0]
+        writer.op, writer.inputs = "Clip", [writer.inputs[0], *bounds]
+        return tensor
+    clipped = gs.Variable(f"{base}_clipped", tensor.dtype, tensor.shape)
+    graph.layer(op="Clip", name=f"{base}_Clip", inputs=[tensor, *bounds], outputs=[clipped])
+    return clipped
+
+
+def _limits(tensor: gs.Tensor) -> tuple[float, float] | None:
+    """What the Relu or the Clip that writes a tensor lets through; None where there is none, or its bounds vary."""
+    writer = tensor.inputs[0] if tensor.inputs else None
+    if writer is None or writer.op not in ("Relu", "Clip"):
+        return None
+    limits = [0.0 if writer.op == "Relu" else -np.inf, np.inf]
+    for position, bound in enumerate(writer.inputs[1:]):
+        if isinstance(bound, gs.Constant):
+            limits[position] = float(bound.values)
+        elif not bound.is_empty():
+            return None
+    return limits[0], limits[1]
+
+
+def _pair(graph: gs.Graph, tensor: gs.Tensor, params: QuantParams, base: str) -> gs.Variable:
     whole = params.axis is None
     shape: tuple[int, ...] = () if whole else (len(params.scale),)
     scale = gs.Constant(f"{base}_scale", np.array(params.scale, np.float32).reshape(shape))

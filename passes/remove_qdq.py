@@ -3,7 +3,8 @@
     x -> Q -> DQ -> Conv <- DQ <- codes         becomes         x -> Conv <- W      W = (codes - zero_point) * scale
 
 Weights keep the values that their codes have, so that quantizing again on the same grid gives the same codes. Packed
-codes may pass a Cast on their way to the DQ.
+codes may pass a Cast on their way to the DQ. A Clip that InsertQDQ put before a Q goes with it, or is the Relu again
+that it was; one that was a Clip before keeps the bounds of the quantizer.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ class RemoveQDQ(Pass):
                 real.to_constant(dequantized(codes, node))
                 real.name = _plain(real.name, taken)
             elif node.inputs[0].inputs and node.inputs[0].inputs[0].op == "QuantizeLinear":
-                source = node.inputs[0].inputs[0].inputs[0]
+                source = _unclipped(node.inputs[0].inputs[0].inputs[0])
                 if id(real) in outputs and (id(source) in outputs or not source.inputs):  # both keep their names
                     node.op, node.inputs, node.attrs = "Identity", [source], {}
                 else:
@@ -58,6 +59,20 @@ def _bypass(graph: gs.Graph, node: gs.Node, source: gs.Tensor, outputs: dict[int
         source.name, real.name = real.name, f"{real.name}_dequantized"
         outputs[id(source)] = outputs[id(real)]
         graph.outputs[outputs[id(real)]] = source
+
+
+def _unclipped(tensor: gs.Tensor) -> gs.Tensor:
+    """What InsertQDQ clipped before it was quantized, a Relu again where it made a Clip of one; else the tensor."""
+    writer = tensor.inputs[0] if tensor.inputs else None
+    if writer is None or writer.op != "Clip":
+        return tensor
+    base = tensor.name.removesuffix("_clipped")
+    if (writer.name, tensor.name) == (f"{base}_Clip", f"{base}_clipped"):
+        return writer.inputs[0]
+    names = [bound.name for bound in writer.inputs[1:]]
+    if len(names) == 2 and names[0].endswith("_relu_low") and names[1].endswith("_relu_high"):
+        writer.op, writer.inputs = "Relu", writer.inputs[:1]
+    return tensor
 
 
 def _plain(name: str, taken: set[str]) -> str:

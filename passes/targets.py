@@ -76,6 +76,7 @@ class Target:
     """What one runtime wants.
 
     activation: integer type of activations, and ``symmetric``: whether their zero-point must be 0.
+    activation_bits: the widths of that type that it has kernels for; what has fewer than 8 bits rides in 8.
     rules: kind by operator; what is not in it stays in float.
     output_required: layers and sums that have an integer kernel only if their output is quantized too.
     absorbs: activations that vanish into the quantization of their output.
@@ -120,6 +121,7 @@ class Target:
     per_tensor_weights: frozenset[str] = frozenset()
     everything: bool = False
     weights_only: bool = False
+    activation_bits: tuple[int, ...] = (8,)
     weight_bits: int = 8
     packed_from: tuple[tuple[int, int], ...] = ()
     early: bool = False
@@ -266,6 +268,7 @@ QNN = Target(
         same_scale=(*_MOVES_DATA, "Pad", "Resize", "DepthToSpace", "SpaceToDepth"),
     ),
     everything=True,
+    activation_bits=(8, 16),
     int32_bias_written=frozenset({"Conv", "ConvTranspose", "Gemm", "LayerNormalization", "InstanceNormalization"}),
     per_tensor_weights=frozenset({"ConvTranspose"}),
     advice="every tensor is quantized, as the processor has no float units; not run by us on a device",

@@ -12,16 +12,15 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 
+from onnxdfq.calibrate.pieces import Batch, behind_layers
 from onnxdfq.engine.ort import Session, tapped
 from passes.base import PassResult, Skip
 from passes.canonicalize import default_opset
 from passes.correct_bias import bias_of, shift_bias
-from passes.freeze_weights import quantized
 
 RULE = "bias-correction"
-Batch = Mapping[str, np.ndarray]
 
 
 def channel_means(
@@ -68,7 +67,7 @@ def correct_biases(
     correctable = [node for node in wanted if bias_of(node) is not None]
     skips = [Skip(node.name, RULE, "it has no place for a bias") for node in wanted if bias_of(node) is None]
     alive: list[dict[str, np.ndarray]] = [dict(batch) for batch in batches]
-    pieces = _pieces(graph, correctable)
+    pieces = behind_layers(graph, correctable)
     last_use = {name: index for index, piece in enumerate(pieces) for name in piece.needs}
     for index, (piece, layer) in enumerate(zip(pieces, correctable, strict=True)):
         written = layer.outputs[0].name
@@ -87,65 +86,6 @@ def correct_biases(
                 del held[name]
         on_layer(index + 1, len(pieces))
     return PassResult(len(correctable), tuple(skips))
-
-
-class _Piece:
-    """The nodes between two cuts."""
-
-    def __init__(self, nodes: list[gs.Node]) -> None:
-        self.nodes = nodes
-        self.makes = {tensor.name for node in nodes for tensor in node.outputs}
-        reads = {tensor.name for node in nodes for tensor in node.inputs if isinstance(tensor, gs.Variable)}
-        self.needs = {name for name in reads - self.makes if name}
-
-    def model(self, graph: gs.Graph, outputs: list[str]) -> onnx.ModelProto:
-        """These nodes as a model of their own; initializers come along by reference, tensors are not touched."""
-        tensors = {tensor.name: tensor for node in self.nodes for tensor in [*node.inputs, *node.outputs]}
-        part = gs.Graph(
-            nodes=self.nodes,
-            inputs=[tensors[name] for name in sorted(self.needs)],
-            outputs=[tensors[name] for name in outputs],
-            opset=graph.opset,
-            import_domains=graph.import_domains,
-            ir_version=graph.ir_version,
-        )
-        exported = gs.export_onnx(part, do_type_check=False)
-        for entry in exported.graph.output:  # shapes may hold names of sizes: leave them to the runtime
-            entry.type.tensor_type.ClearField("shape")
-        for entry in exported.graph.input:
-            entry.type.tensor_type.ClearField("shape")
-        del exported.graph.value_info[:]
-        _fold_weights(exported)
-        return exported
-
-
-def _fold_weights(model: onnx.ModelProto) -> None:
-    """Weights -> Q -> DQ become rounded float weights: the same numbers, but the runtime can pack constants."""
-    values = {tensor.name: tensor for tensor in model.graph.initializer}
-    readers = {node.input[0]: node for node in model.graph.node if node.op_type == "DequantizeLinear"}
-    for node in [each for each in model.graph.node if each.op_type == "QuantizeLinear" and each.input[0] in values]:
-        weight, scale, zero = (numpy_helper.to_array(values[name]) for name in node.input)
-        axis = next((each.i for each in node.attribute if each.name == "axis"), None)
-        codes = quantized(weight, scale, zero, axis).astype(np.float32)
-        shape = [1] * weight.ndim
-        if scale.ndim:
-            shape[1 if axis is None else axis] = -1
-        real = ((codes - zero.astype(np.float32).reshape(shape)) * scale.reshape(shape)).astype(np.float32)
-        reader = readers[node.output[0]]
-        model.graph.initializer.append(numpy_helper.from_array(real, reader.output[0]))
-        model.graph.node.remove(node)
-        model.graph.node.remove(reader)
-
-
-def _pieces(graph: gs.Graph, layers: Sequence[gs.Node]) -> list[_Piece]:
-    ends = {id(layer) for layer in layers}
-    pieces, nodes = [], []
-    for node in graph.nodes:
-        nodes.append(node)
-        if id(node) in ends:
-            pieces.append(_Piece(nodes))
-            nodes = []
-    return pieces
 
 
 def _added(values: np.ndarray, shift: np.ndarray, axis: int) -> np.ndarray:

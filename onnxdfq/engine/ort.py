@@ -32,6 +32,8 @@ class Session:
     def __init__(self, model: onnx.ModelProto, device: Device = "cpu", *, as_written: bool = False) -> None:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4
+        # A thread that spins while it waits takes its core from whoever computes.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         wanted = ["CUDAExecutionProvider"] if device != "cpu" and cuda_driver() else []
         try:
             disabled = [BIAS_ROUNDING] if as_written else []

@@ -19,7 +19,12 @@ PACKAGES = ("onnxdfq", "onnx", "onnxruntime-gpu", "onnxruntime", "onnxsim", "onn
 class TargetReport:
     """What came out for one target. layers: weighted layers in integers, of ``of``. bias_correction: what was decided
     and why. provider: what ONNX Runtime really ran the verification on. weights: their containers and bytes. kernels:
-    what runs, where this machine can tell for the target."""
+    what runs, where this machine can tell for the target.
+
+    bits: of the weights by layer. rounding, budget: what was done to the weights, and what a budget of
+    bytes or bits came to, in words. sensitivity: damage by layer and bits, where bits were chosen by it. pairing: pairs
+    as {low, high, through}, and the layers in none with their reasons, where layers were paired.
+    """
 
     file: str
     size: int
@@ -32,6 +37,11 @@ class TargetReport:
     weights: str
     kernels: KernelReport | None
     accuracy: float | None = None
+    bits: dict[str, int] = field(default_factory=dict)
+    rounding: str = ""
+    budget: str = ""
+    sensitivity: dict[str, dict[int, float]] | None = None
+    pairing: dict[str, Any] | None = None
 
     @property
     def skips(self) -> dict[str, list[str]]:
@@ -55,6 +65,7 @@ class Report:
     domain: str = ""
     images: str = ""
     batchnorm: str = ""
+    equalization: str = ""
     notices: list[str] = field(default_factory=list)
     stages: dict[str, float] = field(default_factory=dict)
     peak_mb: float = 0.0

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from onnxdfq.inspect import Inspection
+from onnxdfq.report.allocation import bits_in_words, pairs_in_words, show_sensitivity, some
 from onnxdfq.report.kernels import float_layers, kernel_summary
 from onnxdfq.report.report import Report, TargetReport
 
-NAMES_SHOWN = 3
+PAIRS_SHOWN = 4
 
 
 def show_report(report: Report, console: Console) -> None:
@@ -22,6 +25,8 @@ def show_report(report: Report, console: Console) -> None:
     facts.add_row("assumed input", report.domain)
     facts.add_row("images", report.images)
     facts.add_row("BatchNormalization", report.batchnorm)
+    if report.equalization:
+        facts.add_row("equalization", report.equalization)
     for notice in report.notices:
         facts.add_row("notice", notice)
     slowest = sorted(report.stages.items(), key=lambda item: -item[1])[:4]
@@ -48,16 +53,26 @@ def show_report(report: Report, console: Console) -> None:
         details = _facts()
         details.add_row("written to", target.file or "nowhere")
         details.add_row("weights", target.weights)
+        for name_of, words in (
+            ("budget", target.budget),
+            ("rounding", target.rounding),
+        ):
+            if words:
+                details.add_row(name_of, words)
+        for line in pairs_in_words(target.pairing, PAIRS_SHOWN) if target.pairing is not None else ():
+            details.add_row("pairs", Text(line))
         details.add_row("bias correction", target.bias_correction)
         details.add_row("verified on", f"{target.provider}, {target.agreement.images} held-out synthetic images")
         if target.kernels is not None:
             details.add_row("kernels", kernel_summary(target.kernels))
             for reason, nodes in float_layers(target.kernels).items():
-                details.add_row("runs in float", f"{_some(nodes)}: {reason}")
+                details.add_row("runs in float", f"{some(nodes)}: {reason}")
         for reason, nodes in target.skips.items():
-            details.add_row("left in float", f"{_some(nodes)}: {reason}")
+            details.add_row("left in float", f"{some(nodes)}: {reason}")
         console.print(f"[bold]{name}[/bold]")
         console.print(details)
+        if target.sensitivity is not None:
+            show_sensitivity(target.sensitivity, target.bits, console)
 
 
 def show_inspection(found: Inspection, console: Console) -> None:
@@ -79,7 +94,27 @@ def show_inspection(found: Inspection, console: Console) -> None:
             f"{target['activations']} activations quantized"
         )
         for reason, nodes in _by_reason(target["skips"]).items():
-            console.print(f"  left in float: {_some(nodes)}: {reason}", highlight=False)
+            console.print(f"  left in float: {some(nodes)}: {reason}", highlight=False)
+    for title, key, in_words in (("bits of the weights", "bits", bits_in_words), ("pairs", "pairing", pairs_in_words)):
+        for names, decided in _alike(found.targets, key):
+            console.print(f"[bold]{title}[/bold] for {', '.join(names)}", highlight=False)
+            for line in in_words(decided):
+                console.print(f"  {line}", highlight=False, markup=False)
+
+
+def _alike(targets: Mapping[str, Mapping[str, Any]], key: str) -> list[tuple[list[str], Mapping[str, Any]]]:
+    """What was decided for targets, if anything, each with the names of those that share it."""
+    groups: list[tuple[list[str], Mapping[str, Any]]] = []
+    for name, target in targets.items():
+        decided = target.get(key)
+        if decided is None:
+            continue
+        names = next((names for names, each in groups if each == decided), None)
+        if names is None:
+            groups.append(([name], decided))
+        else:
+            names.append(name)
+    return groups
 
 
 def _led_by(found: Inspection) -> str:
@@ -102,11 +137,6 @@ def _by_reason(skips: Sequence[Mapping[str, str]]) -> dict[str, list[str]]:
     for skip in skips:
         found.setdefault(skip["reason"], []).append(skip["node"])
     return found
-
-
-def _some(names: Sequence[str]) -> str:
-    rest = len(names) - NAMES_SHOWN
-    return ", ".join(names[:NAMES_SHOWN]) + (f" and {rest} more" if rest > 0 else "")
 
 
 def _interface(entries: Mapping[str, Sequence[int | str]]) -> str:

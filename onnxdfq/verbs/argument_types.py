@@ -37,6 +37,17 @@ def bits(text: str) -> int:
     return int(text)
 
 
+def bits_or_pair(text: str) -> int | tuple[int, int]:
+    parts = text.split("/")
+    if len(parts) > 2 or not all(part.isdecimal() for part in parts):
+        raise argparse.ArgumentTypeError(f"{text} is not a number of bits, nor two such as 4/8")
+    return (int(parts[0]), int(parts[1])) if len(parts) == 2 else int(text)
+
+
+def bits_or_none(text: str) -> int | None:
+    return None if text == "none" else bits(text)
+
+
 def float_type(text: str) -> str:
     names = {"fp32": "float32", "float32": "float32", "fp16": "float16", "float16": "float16"}
     if text not in names:

@@ -7,7 +7,7 @@ import json
 import sys
 from pathlib import Path
 
-from onnxdfq.verbs.argument_types import WIDTH
+from onnxdfq.verbs.argument_types import WIDTH, bits_or_pair
 
 HELP = "what is in a model, what would be quantized, what not and why"
 EXAMPLE = "onnxdfq inspect model.onnx"
@@ -15,6 +15,12 @@ EXAMPLE = "onnxdfq inspect model.onnx"
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", type=Path, help="an ONNX file")
+    parser.add_argument(
+        "--bits",
+        type=bits_or_pair,
+        metavar="B|LOW/HIGH",
+        help="show which layers would get how many; 4/8 shows the pairs",
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
@@ -24,7 +30,7 @@ def run(parsed: argparse.Namespace) -> None:
     from onnxdfq.inspect import inspect
     from onnxdfq.report.tables import show_inspection
 
-    found = inspect(parsed.model)
+    found = inspect(parsed.model, parsed.bits)
     if parsed.json:
         print(json.dumps(found.to_json(), indent=1))
     else:

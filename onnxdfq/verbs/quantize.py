@@ -8,7 +8,16 @@ import sys
 from pathlib import Path
 
 from onnxdfq.errors import OnnxdfqError
-from onnxdfq.verbs.argument_types import WIDTH, bits, float_type, number, numbers, seed, shape
+from onnxdfq.verbs.argument_types import (
+    WIDTH,
+    bits_or_none,
+    bits_or_pair,
+    float_type,
+    number,
+    numbers,
+    seed,
+    shape,
+)
 
 HELP = "make a quantized model from a float one, without data"
 EXAMPLE = "onnxdfq quantize model.onnx --target ort-cpu -o model.int8.onnx"
@@ -18,8 +27,27 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("model", type=Path, help="a float ONNX file")
     add("-o", "--output", type=Path, help="file, or folder for several targets (model.<target>.int8.onnx)")
-    add("--bits", type=bits, default=8, metavar="B", help="bits of the weights, 2 to 8 (default 8)")
+    add(
+        "--bits",
+        type=bits_or_pair,
+        default=8,
+        metavar="B|LOW/HIGH",
+        help="bits of the weights, 2 to 8 (default 8); 4/8 pairs a low-bit layer with a high-bit one after it",
+    )
+    add(
+        "--act-bits",
+        type=bits_or_none,
+        default=8,
+        metavar="A",
+        help="of the activations: 2 to 8 (default), 16, or none",
+    )
+    add("--size-budget", type=number, metavar="SHARE", help="choose bits by layer for this share of the float32 bytes")
+    add("--avg-bits", type=number, metavar="X", help="choose bits by layer for X bits on average, such as 4.5")
     add("--all-layers", action="store_true", help="the first and last layers too; else they keep 8 bits")
+    add("--compensation", metavar="C", help="with LOW/HIGH: dfmpc+ (default), dfmpc as published, or none")
+    add("--rounding", metavar="R", help="of the weights: nearest, squant or gptq; by default what suits the recipe")
+    add("--scales", metavar="S", help="of the weights: min-max, mse or lp; by default what suits the bits")
+    add("--equalize", action="store_true", help="make weights alike across layers first: for one scale in all channels")
     add(
         "--target",
         action="append",
@@ -59,13 +87,15 @@ def run(parsed: argparse.Namespace) -> None:
     from rich.console import Console
 
     from onnxdfq.api import output_files, quantize
+    from onnxdfq.config import bits_in_name
     from onnxdfq.console import progress_for
     from onnxdfq.model_file import check_writable, write_bytes
     from onnxdfq.plan_file import plan_files, write_plan
     from onnxdfq.report.tables import show_report
 
     targets = tuple(dict.fromkeys(parsed.target or ["tensorrt"]))
-    files = output_files(parsed.model, parsed.bits, targets, parsed.output)
+    named = bits_in_name(parsed.bits, parsed.size_budget, parsed.avg_bits)
+    files = output_files(parsed.model, named, targets, parsed.output)
     plans = plan_files(parsed.model, targets, parsed.plan_out) if parsed.plan_out is not None else {}
     reports = [parsed.report] if parsed.report is not None else []
     for file in [*plans.values(), *reports]:
@@ -77,6 +107,7 @@ def run(parsed: argparse.Namespace) -> None:
     done = quantize(
         parsed.model,
         bits=parsed.bits,
+        act_bits=parsed.act_bits,
         target=targets,
         recipe=parsed.recipe,
         output=files,
@@ -92,6 +123,12 @@ def run(parsed: argparse.Namespace) -> None:
         device=parsed.device,
         seed=parsed.seed,
         all_layers=parsed.all_layers,
+        size_budget=parsed.size_budget,
+        avg_bits=parsed.avg_bits,
+        compensation=parsed.compensation,
+        rounding=parsed.rounding,
+        scales=parsed.scales,
+        equalization=parsed.equalize,
         config=parsed.config,
         plan=parsed.plan,
         compat=parsed.compat,

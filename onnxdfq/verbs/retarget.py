@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from pathlib import Path
 
 from onnxdfq.errors import OnnxdfqError
@@ -44,11 +45,9 @@ def run(parsed: argparse.Namespace) -> None:
         compat=parsed.compat,
         float_type=parsed.float_type,
     )
-    stem, bits = parsed.model.with_suffix(""), parsed.bits
-    if stem.suffixes[-2:-1] and stem.suffixes[-2].removeprefix(".") in TARGETS:  # model.ort-cpu.int4
-        named = stem.suffix.removeprefix(".int")
-        stem, bits = stem.with_suffix("").with_suffix(""), int(named) if named.isdecimal() else bits
-    file = output_files(stem.with_name(f"{stem.name}.onnx"), bits, options.targets, parsed.output)[parsed.target]
+    named = re.fullmatch(rf"(.+)\.(?:{'|'.join(TARGETS)})\.int([\d.-]+)", parsed.model.stem)  # model.ort-cpu.int4
+    stem, bits = named.groups() if named else (parsed.model.stem, str(parsed.bits))
+    file = output_files(parsed.model.with_name(f"{stem}.onnx"), bits, options.targets, parsed.output)[parsed.target]
     check_writable(file, parsed.model)
     if parsed.ranges is not None and not parsed.ranges.is_file():
         raise OnnxdfqError(f"{parsed.ranges} does not exist", "give what `quantize --report` wrote")

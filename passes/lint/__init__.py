@@ -22,7 +22,7 @@ from passes.lint.codes import (
     zero_point,
     zero_point_missing,
 )
-from passes.lint.kernels import float_between, fusion_broken
+from passes.lint.kernels import few_bits, float_between, fusion_broken
 from passes.lint.layers import (
     bias_float,
     bias_scale,
@@ -88,6 +88,7 @@ RULES: Mapping[str, Rule] = MappingProxyType({
     "partly-quantized": partly_quantized,
     "fusion-broken": fusion_broken,
     "float-between": float_between,
+    "few-bits": few_bits,
 })  # fmt: skip
 
 

@@ -16,6 +16,8 @@ from passes.lint.view import STANDARD, Finding, Quantizer, View, attribute
 from passes.placement import WEIGHTED
 from passes.targets import Target
 
+FEW_CODES = frozenset(2**bits for bits in range(2, 8))
+
 
 def fusion_broken(view: View, target: Target) -> Iterator[Finding]:
     """A quantized operator that nevertheless runs in float, with Q and DQ around it that cost more than they gain."""
@@ -45,6 +47,17 @@ def float_between(view: View, target: Target) -> Iterator[Finding]:
             message = f"{target.name} has no integer kernel for {node.op_type}: it runs in float"
             fix = "nothing to mend; another operator in its place may run in integers"
             yield Finding("note", "float-between", view.label(node), message, fix)
+
+
+def few_bits(view: View, target: Target) -> Iterator[Finding]:
+    """Activations that a Clip keeps to the codes of fewer than 8 bits: what comes before them runs in float."""
+    if not target.output_required:
+        return
+    writers = [(each, view.writer(each.data)) for each in view.quantizers if not each.dequantizes]
+    count = sum(node is not None and _keeps_to_codes(node, view, each) for each, node in writers)
+    if count:
+        message = f"a Clip keeps {count} activations to fewer codes than 8 bits have; {target.name} does not fuse it"
+        yield Finding("note", "few-bits", "", message, "activations of 8 bits where speed is wanted (--act-bits 8)")
 
 
 def _layer(view: View, target: Target, node: NodeProto) -> tuple[str, str]:
@@ -97,11 +110,23 @@ def _absorption(view: View, absorbed: list[NodeProto], after: Quantizer) -> tupl
         return "", ""
     half = float(after.scale.flat[0]) / 2
     for node in absorbed:
+        if _keeps_to_codes(node, view, after):
+            break  # on purpose: few_bits tells
         least, most = (0.0, np.inf) if node.op_type == "Relu" else _bounds(node, view)
         if not (least <= low + half and high - half <= most):
             problem = f"{after.label} quantizes {low:.4g} to {high:.4g}, more than {node.op_type} lets through"
             return problem, f"end the quantizer's range where {node.op_type} does (zero-point at the lowest code)"
     return "", ""
+
+
+def _keeps_to_codes(node: NodeProto, view: View, after: Quantizer) -> bool:
+    """Whether a Clip lets through what exactly 2^b codes of the quantizer after it stand for, b below 8."""
+    if node.op_type != "Clip" or after.scale is None or after.scale.size != 1:
+        return False
+    ends = np.array(_bounds(node, view)) / float(after.scale.flat[0])
+    if not np.isfinite(ends).all() or not np.allclose(ends, np.rint(ends), atol=1e-3):
+        return False
+    return int(np.rint(ends[1] - ends[0])) + 1 in FEW_CODES
 
 
 def _bounds(node: NodeProto, view: View) -> tuple[float, float]:

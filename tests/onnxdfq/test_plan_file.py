@@ -84,7 +84,7 @@ def test_a_plan_that_is_applied_as_it_came_gives_the_same_bytes(
     for target in targets:
         (made,) = (folder / "first").glob(f"small.{target}.int*.onnx")
         plan = folder / "plans" / f"small.{target}.plan.json"
-        quantize(small, "--target", target, "--plan", plan, *options, "-o", folder / "again.onnx")
+        quantize(small, "--target", target, "--plan", plan, *options[:1], "-o", folder / "again.onnx")
         assert (folder / "again.onnx").read_bytes() == made.read_bytes()
 
 
@@ -189,6 +189,11 @@ IMPOSSIBLE: dict[str, tuple[Any, str]] = {
     "half a zero-point": (changed(zero_point=[0.5]), "a zero-point is not a whole number"),
     "an unknown type": (changed(dtype="int3"), "tensor x: dtype int3 is not one of uint8, int8"),
     "a type that is a list": (changed(dtype=["int8"]), "is no plan"),
+    "codes beyond the type": (changed(codes=[0, 256]), "tensor x: codes are not two whole numbers from 0 to 255"),
+    "codes the wrong way round": (changed(codes=[15, 0]), "codes are not two whole numbers"),
+    "half a code": (changed(codes=[0, 1.5]), "codes are not two whole numbers"),
+    "three codes": (changed(codes=[0, 1, 2]), "is no plan"),
+    "a zero-point that is none of the codes": (changed(codes=[4, 19]), "codes from 4 to 19 want one zero-point among"),
     "an axis below 0": (changed(axis=-1), "tensor x: axis -1"),
     "an axis that is text": (changed(axis="0"), "tensor x: axis 0 is not a whole number"),
     "an unknown field": (changed(block=16), "is no plan"),
@@ -222,6 +227,14 @@ def test_a_plan_may_not_ask_for_what_the_target_does_not_read(tmp_path: Path) ->
             read_plan(tmp_path / "plan.json")
     (tmp_path / "plan.json").write_text(json.dumps(changed(dtype="int8") | {"target": "openvino"}))
     assert read_plan(tmp_path / "plan.json").tensors["x"].dtype == "int8"
+
+
+def test_codes_come_back_as_they_were(tmp_path: Path) -> None:
+    (tmp_path / "plan.json").write_text(json.dumps(changed(bits=4, codes=[0, 15])))
+    assert read_plan(tmp_path / "plan.json").tensors["x"].codes == (0, 15)
+    old = without("tensors", "x", "codes")
+    (tmp_path / "plan.json").write_text(json.dumps(old))
+    assert read_plan(tmp_path / "plan.json") == PLAN
 
 
 def test_files_that_are_no_json(tmp_path: Path) -> None:

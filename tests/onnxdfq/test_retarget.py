@@ -175,7 +175,11 @@ def test_no_image_is_made_and_nothing_is_calibrated(small: Path, monkeypatch: py
 def test_names_of_files(small: Path) -> None:
     quantize(small, small.parent / "small.ort-cpu.int4.onnx", "--target", "ort-cpu", "--bits", 4)
     quantize(small, small.parent / "mine.v2.onnx", "--target", "ort-cpu")
-    for model, made in [("small.ort-cpu.int4", "small.tensorrt.int4"), ("mine.v2", "mine.v2.tensorrt.int8")]:
+    for name in ("2-6", "4.8"):
+        (small.parent / f"small.ort-cpu.int{name}.onnx").write_bytes((small.parent / "mine.v2.onnx").read_bytes())
+    for model, made in [("small.ort-cpu.int4", "small.tensorrt.int4"), ("mine.v2", "mine.v2.tensorrt.int8"),
+                        ("small.ort-cpu.int2-6", "small.tensorrt.int2-6"),
+                        ("small.ort-cpu.int4.8", "small.tensorrt.int4.8")]:  # fmt: skip
         run("retarget", small.parent / f"{model}.onnx", "--target", "tensorrt")
         assert (small.parent / f"{made}.onnx").is_file()
 
@@ -237,6 +241,12 @@ def test_a_tensor_whose_range_is_not_known(here: Path, fails: Callable[..., str]
     here.with_suffix(".json").write_text(json.dumps(data))
     line = fails("retarget", here.parent / "small.onnx", "--ranges", here.with_suffix(".json"), "--target", "tensorrt")
     assert "no range is known of r. quantize the float model for tensorrt instead" in line
+
+
+@pytest.mark.usefixtures("quick")
+def test_layers_are_not_paired_again(small: Path) -> None:
+    with pytest.raises(OnnxdfqError, match="layers are paired when a model is quantized"):
+        retarget(small, Options(bits=(4, 8), targets=("ort-cpu",)))
 
 
 @pytest.mark.usefixtures("quick")

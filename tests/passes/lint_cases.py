@@ -50,6 +50,8 @@ PER_CHANNEL = f"xq = Q <axis = 1> (x, sw, zw) xd = DQ <axis = 1> (xq, sw, zw) {W
 BLOCKED_CONV = "wd = DQ <axis = 1, block_size = 8> (w4, sb) y = Conv (xd, wd)"
 BLOCKED = "v = DQ <axis = 0, block_size = 8> ({codes}, sk) y = {op} ({data}, v)"
 ODD = {"m4": codes(16, 15, low=-8, high=8, dtype=ml_dtypes.int4), "sk": np.ones((2, 15), np.float32)}
+CLIPPED = f"{U8} {W} a = Conv (xd, wd) c = Clip (a, zero, six) {pair('c', 'y', zero='n')}"
+FIFTEEN = 15 * np.float32(0.05)  # the last of 16 codes
 HALF = {"h": np.float16(1)}
 RAMP = np.arange(16, dtype=np.int8)
 
@@ -174,6 +176,9 @@ PLACING = [
     Case("weights-only", "warning", "ort-cuda", "xq", CONV, f"{W} y = Conv (x, wd)"),
     Case("partly-quantized", "warning", "qnn", "a", f"{U8} {W} a = Conv (xd, wd) y = Erf (a)", FUSED),
     Case("fusion-broken", "warning", "ort-cpu", "y", f"{U8} {W} y = Conv (xd, wd)", FUSED),
+    Case("fusion-broken", "warning", "ort-cpu", "a", CLIPPED, CLIPPED, {"six": np.float32(6)},  # no code of 4 bits
+         constants={"six": FIFTEEN}),
+    Case("few-bits", "note", "ort-cpu", "", CLIPPED, CLIPPED, {"six": FIFTEEN}),
     Case("float-between", "note", "ort-cpu", "c", f"{U8} c = Erf (xd) {pair('c', 'y')}",
          f"{U8} c = Sigmoid (xd) {pair('c', 'y')}"),
 ]  # fmt: skip

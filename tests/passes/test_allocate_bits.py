@@ -4,9 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from passes.allocate_bits import ends_of, uniform_bits
+from passes.allocate_bits import (
+    WIDTHS,
+    bits_within_average,
+    bits_within_size,
+    ends_of,
+    possible_bits,
+    uniform_bits,
+)
 from passes.placement import place
-from passes.targets import ORT_CPU, TENSORRT
+from passes.targets import ORT_CPU, ORT_CPU_AVX2, TENSORRT
 from tests.passes.placements import graph_of
 
 SQUARE = (16, 16, 1, 1)
@@ -92,3 +99,56 @@ def test_a_single_layer_is_both_ends_and_no_layer_has_none():
     graph = graph_of("g (float[N,16,8,8] x) => (float[N,16,8,8] y) { y = Conv (x, w) }", w=SQUARE)
     assert bits_of(graph, 2) == {"w": 8}
     assert ends_of(graph, set()) == set()
+
+
+# -- within a budget
+
+ELEMENTS = {"a": 100, "b": 1000, "c": 1000, "d": 50}
+DAMAGES = {layer: {bits: factor * 4.0**-bits for bits in WIDTHS} for layer, factor in (("b", 1.0), ("c", 100.0))}
+POSSIBLE = {"a": (8,), "b": WIDTHS, "c": WIDTHS, "d": (8,)}
+
+
+def test_what_is_settled_has_one_width_and_no_width_is_beyond_the_target():
+    graph = line()
+    placement = place(graph, ORT_CPU)
+    settled = {"Conv_a": (8,), "Conv_b": WIDTHS, "Conv_c": WIDTHS, "Softmax_y": (8,)}
+    found = possible_bits(graph, placement, ORT_CPU)
+    assert [found[site.layer] for site in placement.weights.values()] == list(settled.values())
+    chosen = {next(iter(found)): 3}
+    assert next(iter(possible_bits(graph, placement, ORT_CPU, chosen=chosen).values())) == (3,)
+    assert set(possible_bits(graph, placement, ORT_CPU, all_layers=True).values()) == {WIDTHS}
+    assert set(possible_bits(graph, placement, ORT_CPU_AVX2).values()) == {(7,), (2, 3, 4, 6, 7)}
+
+
+def test_on_average_the_sensitive_layer_gets_the_bits_that_the_other_can_spare():
+    assert bits_within_average(ELEMENTS, POSSIBLE, DAMAGES, 4) == {"a": 8, "b": 2, "c": 6, "d": 8}
+    assert bits_within_average(ELEMENTS, POSSIBLE, DAMAGES, 4.5) == {"a": 8, "b": 3, "c": 6, "d": 8}
+    assert bits_within_average(ELEMENTS, POSSIBLE, DAMAGES, 8) == dict.fromkeys("abcd", 8)
+    assert bits_within_average(ELEMENTS, POSSIBLE, DAMAGES, 2) == {"a": 8, "b": 2, "c": 2, "d": 8}
+
+
+@pytest.mark.parametrize(
+    ("containers", "share", "b", "c"),
+    [((2, 4), 0.25, 8, 8), ((2, 4), 0.2, 4, 8), ((2, 4), 0.17, 2, 8), ((2, 4), 0.11, 2, 4), ((4,), 0.2, 4, 8),
+     ((4,), 0.17, 4, 4), ((), 0.25, 8, 8)],
+)  # fmt: skip
+def test_bytes_in_the_file_are_what_counts_and_a_container_is_filled(containers, share, b, c):
+    assert bits_within_size(ELEMENTS, POSSIBLE, DAMAGES, share, containers) == {"a": 8, "b": b, "c": c, "d": 8}
+
+
+@pytest.mark.parametrize(("containers", "least"), [((2, 4), 0.0756), ((4,), 0.1338), ((), 0.25)])
+def test_the_smallest_share_is_named_and_is_possible(containers, least):
+    with pytest.raises(ValueError, match=rf"can't be stored in 0.07 of their float32 bytes: {least} is the least"):
+        bits_within_size(ELEMENTS, POSSIBLE, DAMAGES, 0.07, containers)
+    bits_within_size(ELEMENTS, POSSIBLE, DAMAGES, least, containers)
+
+
+def test_the_smallest_average_is_named():
+    with pytest.raises(ValueError, match=r"can't have 1.5 bits on average: 2 is the least"):
+        bits_within_average(ELEMENTS, POSSIBLE, DAMAGES, 1.5)
+
+
+def test_where_everything_is_settled_there_is_nothing_to_choose():
+    settled = {"a": (8,), "b": (3,)}
+    assert bits_within_average(ELEMENTS, settled, {}, 1) == {"a": 8, "b": 3}
+    assert bits_within_size(ELEMENTS, settled, {}, 0.25, (4,)) == {"a": 8, "b": 3}

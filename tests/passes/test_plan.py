@@ -73,6 +73,46 @@ def test_symmetric_activations_have_zero_in_the_middle(low, high, largest):
     assert params.scale[0] * 127 == pytest.approx(largest)
 
 
+GOLDEN = {  # target, bits, range: type, step, zero-point, codes
+    ("ort-cpu", 4, (0.0, 6.0)): ("uint8", 6 / 15, 0, (0, 15)),
+    ("ort-cpu", 4, (-3.0, 5.0)): ("uint8", 8 / 15, 6, (0, 15)),
+    ("ort-cpu", 2, (-6.0, 0.0)): ("uint8", 6 / 3, 3, (0, 3)),
+    ("ort-cpu", 7, (0.0, 6.0)): ("uint8", 6 / 127, 0, (0, 127)),
+    ("ort-cpu", 8, (0.0, 6.0)): ("uint8", 6 / 255, 0, None),
+    ("ort-arm", 4, (0.0, 6.0)): ("int8", 6 / 15, -8, (-8, 7)),
+    ("ort-arm", 4, (-3.0, 5.0)): ("int8", 8 / 15, -2, (-8, 7)),
+    ("tensorrt", 4, (0.0, 6.0)): ("int8", 6 / 15, 0, (0, 15)),  # all codes above 0, where nothing is below
+    ("tensorrt", 7, (0.0, 6.0)): ("int8", 6 / 127, 0, (0, 127)),
+    ("tensorrt", 4, (-3.0, 5.0)): ("int8", 5 / 7, 0, (-8, 7)),
+    ("tensorrt", 4, (-8.0, 5.0)): ("int8", 8 / 8, 0, (-8, 7)),
+    ("tensorrt", 2, (-1.0, 0.4)): ("int8", 1 / 2, 0, (-2, 1)),
+    ("tensorrt", 2, (-1.0, 0.0)): ("int8", 1 / 2, 0, (-2, 1)),
+    ("tensorrt", 8, (-8.0, 5.0)): ("int8", 8 / 127, 0, None),
+    ("qnn", 16, (-3.0, 5.0)): ("uint16", 8 / 65535, 24576, None),
+}
+
+
+@pytest.mark.parametrize("case", GOLDEN, ids=str)
+def test_codes_of_activations_of_any_number_of_bits(case):
+    (target, bits, (low, high)), (dtype, step, zero, codes) = case, GOLDEN[case]
+    graph = canonical(conv())
+    ranges = dict.fromkeys(place(graph, TARGETS[target]).tensors, (low, high))
+    params = decide(graph, ranges, TARGETS[target], act_bits=bits).tensors["x"]
+    assert (params.dtype, params.bits, params.zero_point, params.codes) == (dtype, bits, (zero,), codes)
+    assert params.scale == (pytest.approx(step, rel=1e-6),)
+    least, most = codes or INTEGER_LIMITS[dtype]
+    assert real(params, least) <= low + step / 2 * 1.001
+    assert real(params, most) >= high - step / 2 * 1.001
+
+
+def test_each_activation_may_have_bits_of_its_own():
+    graph = canonical(model_of(TWO, w=weights(16, 16, 1, 1), v=weights(16, 16, 1, 1)))
+    ranges = dict.fromkeys(place(graph, ORT_CPU).tensors, (0.0, 1.0))
+    tensors = decide(graph, ranges, ORT_CPU, act_bits={"a": 3, "elsewhere": 2}).tensors
+    assert {name: tensors[name].bits for name in ranges} == {"x": 8, "a": 3, "y": 8}
+    assert tensors["w"].bits == 8
+
+
 @pytest.mark.parametrize("bits", [8, 6, 4])
 def test_weights_are_symmetric_with_the_largest_of_each_channel_at_the_last_code(bits):
     w = weights(16, 16, 1, 1)
@@ -227,7 +267,9 @@ def test_a_plan_comes_back_from_json_equal(target):
         }""",
         w=weights(16, 16, 1, 1), b=weights(16),
     )  # fmt: skip
-    plan = plan_of(model, target)
+    graph = canonical(model)
+    ranges = dict.fromkeys(place(graph, target).tensors, (-1.0, 1.0))
+    plan = decide(graph, ranges, target, act_bits={"x": 5})
     assert plan.skips
     back = QuantPlan.from_json(json.loads(json.dumps(plan.to_json())))
     assert back == plan

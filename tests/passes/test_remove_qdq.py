@@ -42,9 +42,10 @@ def network():
     return model_of(text, **squares, m=weights(10, 16), ub=weights(16), mb=weights(10))
 
 
-def quantized(model, target, bits=8, *more):
+def quantized(model, target, bits=8, *more, act_bits=8):
     graph = canonical(model)
-    plan = decide(graph, dict.fromkeys(place(graph, target).tensors, (-4.0, 4.0)), target, bits)
+    ranges = dict.fromkeys(place(graph, target).tensors, (-4.0, 4.0))
+    plan = decide(graph, ranges, target, bits, act_bits=act_bits)
     run_passes(graph, [InsertQDQ(plan), FreezeBiases(target.int32_bias_written), FreezeWeights(), *more])
     return gs.export_onnx(graph)
 
@@ -235,3 +236,38 @@ def test_what_is_no_pair_stays_and_is_told(case):
     assert result.changed == 0
     (skip,) = result.skips
     assert (skip.rule, skip.reason) == ("remove-qdq", "it reads integers that something else than a quantizer wrote")
+
+
+@EVERY
+def test_what_clipped_an_activation_of_few_bits_goes_too(target):
+    model = network()
+    before = wiring(gs.export_onnx(canonical(model)))
+    first = quantized(model, target, act_bits=4)
+    assert target.weights_only or any(node.op_type == "Clip" for node in first.graph.node)
+    after, result = removed(first)
+    assert interface(after) == interface(model)
+    assert result.skips == ()
+    assert wiring(after) == before
+    again = quantized(after, target, act_bits=4)
+    assert wiring(again) == wiring(first)
+    for name, value in values_of(first).items():
+        np.testing.assert_allclose(values_of(again)[name].astype(float), value.astype(float), rtol=1e-6)
+
+
+def test_a_clip_of_the_model_keeps_the_bounds_of_the_quantizer():
+    text = "g (float[N,4] x) => (float[N,4] y) { r = Clip (x, zero, six) y = MatMul (r, w) }"
+    model = model_of(text, zero=np.float32(0), six=np.float32(6), w=weights(4, 4))
+    after, _ = removed(quantized(model, ORT_CPU, act_bits=4))
+    assert wiring(after)["Clip_r"] == ("Clip", ["x", "r_clip_low", "r_clip_high"], ["r"])
+    assert float(values_of(after)["r_clip_high"]) == pytest.approx(7 * 8 / 15)  # 15 steps, 8 of them below 0
+    again = quantized(after, ORT_CPU, act_bits=4)
+    assert wiring(again)["Clip_r"] == wiring(after)["Clip_r"]
+    assert wiring(removed(again)[0]) == wiring(after)
+
+
+def test_a_clip_of_the_model_stays_whatever_it_is_called():
+    for name, output in [("h_Clip", "c"), ("c", "h_clipped")]:
+        text = f"[{name}] {output} = Clip (h, low, high) {pair(output, 'y')}"
+        bounds = {"low": np.float32(1), "high": np.float32(9)}
+        model = model_of(f"g (float[N,4] x) => (float[N,4] y) {{ h = Exp (x) {text} }}", **bounds, **STEP)
+        assert [node.op_type for node in removed(model)[0].graph.node] == ["Exp", "Clip"]

@@ -63,6 +63,9 @@ def test_types_bits_and_opsets_are_possible(target):
     assert low < 0 or not target.symmetric
     assert {target.activation, "int8"} <= target.reader.code_types  # it can read what is written for it
     assert 2 <= target.weight_bits <= 8
+    wide = target.activation.replace("8", "16")
+    assert target.activation_bits in ((8,), (8, 16))
+    assert 16 not in target.activation_bits or (wide in target.reader.code_types and target.opsets[1] >= 21)
     oldest, newest = target.opsets
     assert MIN_OPSET <= oldest < newest <= onnx.defs.onnx_opset_version()
     assert all(bits < 8 and oldest <= opset <= newest for bits, opset in target.packed_from)

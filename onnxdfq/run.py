@@ -1,0 +1,81 @@
+"""What a run knows: the stages of the pipeline read it and write it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+
+from onnxdfq.bits import Bits
+from onnxdfq.config import Options
+from onnxdfq.console import Progress
+from onnxdfq.images.domain import InputDomain
+from onnxdfq.images.guides import Guides
+from onnxdfq.images.model_input import ModelInput
+from onnxdfq.overrides import Overrides
+from onnxdfq.report.report import Report
+from passes.fold_batchnorm import ChannelStats
+from passes.placement import Placement
+from passes.plan import QuantPlan
+
+REFERENCE_PIXELS = 224 * 224
+CALIBRATION_IMAGES = 32  # at 224x224; smaller images come in larger numbers at the same cost
+MOST_IMAGES = 128
+CORRECTION_IMAGES = 8  # means need fewer images than ranges, and all of these are in memory at once
+
+
+@dataclass
+class Run:
+    """Everything a run knows. ``original`` is what verification compares with; ``model`` is what stages rewrite."""
+
+    options: Options
+    progress: Progress
+    original: onnx.ModelProto
+    report: Report
+    model: onnx.ModelProto = field(init=False)
+    graph: gs.Graph = field(init=False)
+    into: ModelInput = field(init=False)
+    domain: InputDomain = field(init=False)
+    guides: Guides = field(init=False)
+    labelled: tuple[np.ndarray, np.ndarray] | None = None  # pixels and labels to count on
+    calibration: np.ndarray = field(init=False)  # pixels [N, C, H, W]
+    held_out: np.ndarray = field(init=False)
+    placements: dict[str, Placement] = field(default_factory=dict)
+    overrides: Overrides = field(default_factory=Overrides)
+    ranges: dict[str, tuple[float, float]] = field(default_factory=dict)  # of all tensors that some target may want
+    expected: dict[str, np.ndarray] = field(default_factory=dict)  # layer -> mean of each channel of its output
+    statistics: dict[str, ChannelStats] = field(default_factory=dict)  # of what a BatchNormalization wrote
+    gains: dict[str, np.ndarray] = field(default_factory=dict)  # what folding multiplied into the weights before it
+    bits: dict[str, Bits] = field(default_factory=dict)
+    plans: dict[str, QuantPlan] = field(default_factory=dict)
+    rounding: dict[str, str] = field(default_factory=dict)  # how weights were rounded, in words
+    results: dict[str, onnx.ModelProto] = field(default_factory=dict)
+    corrected: dict[str, onnx.ModelProto] = field(default_factory=dict)  # the same with corrected biases
+
+    def __post_init__(self) -> None:
+        self.model = self.original
+
+    def layers(self, target: str) -> dict[str, gs.Node]:
+        """The layers whose weights the plan for this target quantizes, by name."""
+        planned = self.plans[target].tensors
+        names = {site.layer for weights, site in self.placements[target].weights.items() if weights in planned}
+        return {node.name: node for node in self.graph.nodes if node.name in names}
+
+    def whole(self, images: int) -> int:
+        """That many images or a few more, so that the batches the model insists on are full."""
+        size = self.into.batch or 1
+        return -(-images // size) * size
+
+    def affordable(self, images: int) -> int:
+        """How many images of this model's size cost as much as ``images`` of 224x224; not few, and not endless."""
+        count = images * REFERENCE_PIXELS // (self.into.height * self.into.width)
+        return self.whole(int(np.clip(count, 8, MOST_IMAGES)))
+
+    def batches(self, pixels: np.ndarray) -> list[dict[str, np.ndarray]]:
+        """Pixels as feeds for the model, in batches that it accepts, small enough for all activations of one."""
+        fitting = int(np.clip(REFERENCE_PIXELS // (self.into.height * self.into.width), 1, 64))
+        size = self.into.batch or fitting
+        whole = len(pixels) // size * size if self.into.batch else len(pixels)
+        return [{self.into.name: self.domain.to_model(pixels[k : k + size], self.into)} for k in range(0, whole, size)]

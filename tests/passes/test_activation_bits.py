@@ -1,0 +1,77 @@
+"""Activations at the ends of a network keep their bits, those between layers get what was asked for."""
+
+from __future__ import annotations
+
+import pytest
+
+from passes.activation_bits import activation_bits
+from passes.placement import place
+from passes.targets import ORT_CPU, QNN, TENSORRT
+from tests.passes.placements import graph_of
+
+SQUARE = (16, 16, 1, 1)
+LINE = """g (float[N,16,8,8] x) => (float[N,10] y) {
+    a = Conv (x, u) r = Relu (a) b = Conv (r, v) c = Conv (b, w) p = GlobalAveragePool (c) f = Flatten (p)
+    y = Gemm (f, m)
+}"""
+
+
+def bits_of(graph, bits, target=ORT_CPU, **options):
+    return activation_bits(graph, place(graph, target), bits, **options)
+
+
+def line():
+    return graph_of(LINE, u=SQUARE, v=SQUARE, w=SQUARE, m=(16, 10))
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_what_a_layer_in_the_middle_reads_has_the_bits_asked_for(bits):
+    assert bits_of(line(), bits) == {"x": 8, "r": bits, "b": bits, "c": 8, "p": 8, "f": 8}
+    assert bits_of(line(), bits, TENSORRT) == {"x": 8, "r": bits, "b": bits, "f": 8}
+
+
+def test_all_layers_means_all():
+    assert bits_of(line(), 3, all_layers=True) == dict.fromkeys("xrbcpf", 3)
+
+
+def test_more_than_eight_bits_are_for_all():
+    assert set(bits_of(line(), 16, QNN).values()) == {16}
+
+
+def test_what_comes_before_every_layer_is_the_image_still():
+    graph = graph_of(
+        """g (float[1,16,8,8] i) => (float[1,16,8,8] y) {
+            n = Mul (i, k) x = Transpose <perm = [0,1,3,2]> (n) a = Conv (x, u) b = Conv (a, v) y = Conv (b, w)
+        }""",
+        k=(1,), u=SQUARE, v=SQUARE, w=SQUARE,
+    )  # fmt: skip
+    expected = {"i": 8, "k": 8, "n": 8, "x": 8, "a": 4, "b": 8, "y": 8}
+    assert bits_of(graph, 4, QNN) == expected
+    assert bits_of(graph, 4, QNN, all_layers=True) == {name: 8 if name == "k" else 4 for name in expected}
+
+
+def test_what_joins_on_the_way_to_a_layer_counts():
+    graph = graph_of(
+        """g (float[N,16,8,8] x) => (float[N,16,8,8] y) {
+            a = Conv (x, t) b = Conv (a, u) s = Add (b, a) c = Conv (s, v) r = Add (c, s) y = Conv (r, w)
+        }""",
+        t=SQUARE, u=SQUARE, v=SQUARE, w=SQUARE,
+    )  # fmt: skip
+    assert bits_of(graph, 4) == {"x": 8, "a": 4, "b": 4, "s": 4, "c": 8, "r": 8, "y": 8}
+
+
+def test_tensors_that_share_a_scale_have_the_most_bits_of_them():
+    graph = graph_of(
+        """g (float[N,16,8,8] x) => (float[N,32,8,8] y) {
+            a = Conv (x, u) b = Conv (a, v) c = Concat <axis = 1> (a, b) y = Conv (c, w)
+        }""",
+        u=SQUARE, v=SQUARE, w=(32, 32, 1, 1),
+    )  # fmt: skip
+    assert place(graph, TENSORRT).groups
+    assert bits_of(graph, 4, TENSORRT) == {"x": 8, "a": 8, "c": 8}  # c goes into the last layer alone
+
+
+def test_two_layers_have_nothing_in_the_middle():
+    graph = graph_of("g (float[N,16,8,8] x) => (float[N,16,8,8] y) { a = Conv (x, u) y = Conv (a, v) }",
+                     u=SQUARE, v=SQUARE)  # fmt: skip
+    assert set(bits_of(graph, 2).values()) == {8}
