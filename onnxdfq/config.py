@@ -137,8 +137,8 @@ class Options:
 
     @property
     def rounds(self) -> Rounding:
-        """How weights are rounded."""
-        return self.rounding or "gptq"
+        """How weights are rounded: without compensation, or with that as published, to nearest if nothing else is said."""
+        return self.rounding or ("nearest" if self.compensation in ("none", "dfmpc") else "gptq")
 
     def target(self, name: str) -> Target:
         """What the target of that name wants, as far as these options leave it to it."""

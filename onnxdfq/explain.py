@@ -125,7 +125,8 @@ def _scales(graph: gs.Graph) -> dict[str, str]:
         else:
             words = f"scale {scale[0]:.5g}, zero-point {int(zero[0])}"
         if node.op == "QuantizeLinear":
-            found[node.inputs[0].name] = found[node.inputs[0].name.removesuffix("_float")] = words
+            name = node.inputs[0].name.removesuffix("_clipped")
+            found[name] = found[name.removesuffix("_float")] = words
         else:
             found.setdefault(node.outputs[0].name.removesuffix("_dequantized"), words)
     return found

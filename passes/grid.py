@@ -20,6 +20,10 @@ class Grid:
         """[O, ...] as real-valued codes, neither rounded nor clipped."""
         return kernels / _column(self.scale, kernels) + _column(self.zero_point, kernels)
 
+    def part(self, channels: slice) -> Grid:
+        """The grid of some of the output channels."""
+        return Grid(self.scale[channels], self.zero_point[channels], self.low, self.high)
+
     def reals(self, codes: np.ndarray) -> np.ndarray:
         """What codes [O, ...] stand for."""
         return (codes - _column(self.zero_point, codes)) * _column(self.scale, codes)

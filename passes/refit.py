@@ -17,18 +17,15 @@ import numpy as np
 
 from passes.second_order import damped
 
-TRUSTS = (0.1, 1.0, 10.0, 100.0)  # lambda, in mean variances of what is read
+TRUSTS = (0.1, 1.0, 10.0)  # lambda, in mean variances of what is read
 
 
 def refit(weights: np.ndarray, halves: Sequence[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
     """T [G, R, D] for weights [G, R, D]. halves: H and C - H, [G, D, D], of two sets of images."""
     (first, first_cross), (second, second_cross) = halves
     moments, cross = (first + second) / 2, (first_cross + second_cross) / 2
-    losses = [
-        _loss(weights, _step(weights, first, first_cross, trust), second, second_cross)
-        + _loss(weights, _step(weights, second, second_cross, trust), first, first_cross)
-        for trust in TRUSTS
-    ]
+    reached = weights @ second_cross
+    losses = [_loss(_step(weights, first, first_cross, trust), second, reached) for trust in TRUSTS]
     best = int(np.argmin(losses))
     return weights + _step(weights, moments, cross, TRUSTS[best]) if losses[best] < 0 else weights
 
@@ -39,6 +36,6 @@ def _step(weights: np.ndarray, moments: np.ndarray, cross: np.ndarray, trust: fl
     return np.asarray(np.linalg.solve(damped(moments, trust), wanted).transpose(0, 2, 1))
 
 
-def _loss(weights: np.ndarray, step: np.ndarray, moments: np.ndarray, cross: np.ndarray) -> float:
-    """E |W x - T ^x|^2 less what it is with W for T."""
-    return float((step * (step @ moments - 2 * weights @ cross)).sum())
+def _loss(step: np.ndarray, moments: np.ndarray, reached: np.ndarray) -> float:
+    """E |W x - T ^x|^2 less what it is with W for T. reached: W (C - H)."""
+    return float((step * (step @ moments - 2 * reached)).sum())

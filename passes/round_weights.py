@@ -30,6 +30,8 @@ from passes.layer_kernels import as_stored, kernels_of
 from passes.weight_quantizer import weight_quantizer
 from passes.weight_scales import code_limits
 
+AT_ONCE = 2**18  # weights: a few arrays of such a size fit into a cache, and large layers need no more memory
+
 
 @dataclass(frozen=True)
 class RoundWeights(Pass):
@@ -57,6 +59,12 @@ class RoundWeights(Pass):
 
 def squant(kernels: np.ndarray, grid: Grid) -> np.ndarray:
     """Codes [O, I, K] by SQuant (section 3 of the paper: its stages K and C after rounding to nearest)."""
+    rows = max(1, AT_ONCE // kernels[0].size)
+    parts = [slice(first, first + rows) for first in range(0, len(kernels), rows)]
+    return np.concatenate([_squant(kernels[part], grid.part(part)) for part in parts])
+
+
+def _squant(kernels: np.ndarray, grid: Grid) -> np.ndarray:
     exact = grid.codes(kernels.astype(np.float64))
     codes = np.clip(np.rint(exact), grid.low, grid.high)
     error = codes - exact

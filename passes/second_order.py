@@ -9,7 +9,8 @@ component is as small as the grid allows (Frantar et al., GPTQ, ICLR 2023, in th
 
     code_j = round((w_j + sum over i < j of (w_i - q_i) R_ij / R_jj) / scale)
 
-Then each is looked at again while all others stay, which is coordinate descent on the same error:
+For a few rows that is worse than the nearest codes, which these rows get. Then each weight is looked at again while all
+others stay, which is coordinate descent on the same error:
 
     code_j += round((w - q) H_j / H_jj / scale)
 """
@@ -28,20 +29,21 @@ SWEEPS = 2
 def second_order(weights: np.ndarray, grid: Grid, moments: np.ndarray) -> np.ndarray:
     """Codes of weights [G, R, D]: R output channels in each of G groups. grid: of all G * R channels. moments: H of the
     input patches of each group, [G, D, D]."""
-    order = np.argsort(-np.diagonal(moments, axis1=1, axis2=2).mean(0), kind="stable")  # what matters most goes first
+    order = np.argsort(-np.diagonal(moments, axis1=1, axis2=2), axis=1, kind="stable")  # what matters most goes first
+    group = np.arange(len(order))[:, None, None]
     problem = _Problem(
-        weights=weights[:, :, order].astype(np.float32),
+        weights=np.take_along_axis(weights, order[:, None], 2).astype(np.float32),
         scale=np.asarray(grid.scale, np.float32).reshape(*weights.shape[:2], 1),
         zero=np.asarray(grid.zero_point, np.float32).reshape(*weights.shape[:2], 1),
         limits=(grid.low, grid.high),
-        moments=damped(moments, DAMPING)[:, order][:, :, order].astype(np.float32),
+        moments=damped(moments, DAMPING)[group, order[:, :, None], order[:, None]].astype(np.float32),
     )
-    codes = problem.in_order()
+    codes = problem.better(problem.in_order(), problem.nearest())
     for _ in range(SWEEPS):
         if not problem.descend(codes):
             break
     restored = np.empty_like(codes)
-    restored[:, :, order] = codes
+    np.put_along_axis(restored, order[:, None], codes, 2)
     return restored
 
 
@@ -62,6 +64,16 @@ class _Problem:
     ) -> None:
         self.weights, self.scale, self.zero, self.moments = weights, scale, zero, moments
         self.low, self.high = limits
+
+    def nearest(self) -> np.ndarray:
+        """The nearest code of each weight."""
+        return np.clip(np.rint(self.weights / self.scale + self.zero), self.low, self.high)
+
+    def better(self, codes: np.ndarray, others: np.ndarray) -> np.ndarray:
+        """Of each row those of the two that leave the smaller error."""
+        errors = (self.weights - (each - self.zero) * self.scale for each in (codes, others))
+        first, second = (((error @ self.moments) * error).sum(2, keepdims=True) for error in errors)
+        return np.where(first <= second, codes, others)
 
     def in_order(self) -> np.ndarray:
         """Codes, one column after the other."""

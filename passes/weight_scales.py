@@ -43,8 +43,9 @@ def find_grid(
     low, high = code_limits(bits)
     flat = kernels.reshape(len(kernels), -1).astype(np.float64)
     widest = np.maximum(flat.max(1) / high, flat.min(1) / low)
-    widest = np.maximum(widest.max(keepdims=True) if whole else widest, np.max(floor) if whole else floor)
-    widest = np.broadcast_to(widest, len(flat))
+    if whole:
+        widest, floor = widest.max(keepdims=True), np.max(floor)
+    widest = np.broadcast_to(np.maximum(widest, floor), len(flat))
     zero = np.zeros(len(flat))
     best, least = widest, np.full(len(flat), np.inf)
     for share in SHARES if method != "min-max" else ():

@@ -32,8 +32,8 @@ from passes.weight_quantizer import WeightQuantizer, weight_quantizer
 from passes.weight_scales import SMALLEST_SCALE, Scales, code_limits, find_grid
 
 RULE = "layer-by-layer"
-ROWS_PER_COLUMN, FEWEST_ROWS, MOST_ROWS = 8, 2048, 6144
-LARGEST = 1152  # numbers in a patch; larger ones are taken in parts, as if the parts had nothing to do with each other
+ROWS_PER_COLUMN, FEWEST_ROWS, MOST_ROWS = 8, 2048, 4096
+LARGEST = 576  # numbers in a patch; larger ones are taken in parts, as if the parts had nothing to do with each other
 MEAN_SHARE = 0.1  # how much of the mean H has: the bias was corrected for these images, and others differ
 
 
@@ -53,14 +53,16 @@ def round_layer_by_layer(
     both are fed with. scales: how scales are searched; None leaves those that are there.
     """
     result, skips = 0, []
-    floats = inputs_of_layers(reference, bits.keys(), batches)
-    quantized = inputs_of_layers(graph, bits.keys(), batches)
+    graph.toposort()
+    layers = [node.name for node in graph.nodes if node.name in bits]  # Q and DQ may have changed the order of branches
+    floats = inputs_of_layers(reference, layers, batches)
+    quantized = inputs_of_layers(graph, layers, batches)
     for done, ((original, x), (layer, x_quantized)) in enumerate(zip(floats, quantized, strict=True), 1):
         reason = _round(original, layer, x, x_quantized, bits[layer.name], scales, seed)
         if reason:
             skips.append(Skip(layer.name, RULE, reason))
         result += not reason
-        on_layer(done, len(bits))
+        on_layer(done, len(layers))
     return PassResult(result, tuple(skips))
 
 
@@ -88,11 +90,12 @@ def _round(
     flat = kernels.reshape(groups, -1, size).astype(np.float32)
     parts = [slice(first, first + LARGEST) for first in range(0, size, LARGEST)]
     means = [each.mean(0) for each in rows]  # [G, D]
+    middle = len(rows[0]) // 2 or None  # a single row is both halves
     wanted, importance, moments = flat.copy(), np.empty_like(flat), []
     for part in parts:
         halves = [
             _seen(*(each[half, :, part].transpose(1, 0, 2) for each in rows))
-            for half in (slice(None, len(rows[0]) // 2), slice(len(rows[0]) // 2, None))  # of other images each
+            for half in (slice(None, middle), slice(middle, None))  # of other images each
         ]
         wanted[:, :, part] = refit(flat[:, :, part], halves)
         mean = means[1][:, None, part]
@@ -108,7 +111,7 @@ def _round(
     if bias_of(layer) is not None:
         after = rounded.reshape(groups, -1, size)
         shift = np.einsum("gd,grd->gr", means[0], flat) - np.einsum("gd,grd->gr", means[1], after)
-        shift_bias(layer, shift.reshape(-1))
+        shift_bias(layer, shift.reshape(-1) * layer.attrs.get("alpha", 1.0))
     return ""
 
 

@@ -3,7 +3,7 @@ before anything reads it, and memory is needed only for the tensors that are ali
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import onnx
@@ -20,12 +20,12 @@ class Piece:
     def __init__(self, nodes: list[gs.Node]) -> None:
         self.nodes = nodes
         self.makes = {tensor.name for node in nodes for tensor in node.outputs}
-        reads = {tensor.name for node in nodes for tensor in node.inputs if isinstance(tensor, gs.Variable)}
+        reads = {tensor.name for node in nodes for tensor in _reads(node) if isinstance(tensor, gs.Variable)}
         self.needs = {name for name in reads - self.makes if name}
 
     def model(self, graph: gs.Graph, outputs: list[str]) -> onnx.ModelProto:
         """These nodes as a model of their own; initializers come along by reference, tensors are not touched."""
-        tensors = {tensor.name: tensor for node in self.nodes for tensor in [*node.inputs, *node.outputs]}
+        tensors = {tensor.name: tensor for node in self.nodes for tensor in [*_reads(node), *node.outputs]}
         part = gs.Graph(
             nodes=self.nodes,
             inputs=[tensors[name] for name in sorted(self.needs)],
@@ -43,11 +43,12 @@ class Piece:
 
 
 def inputs_of_layers(
-    graph: gs.Graph, layers: Collection[str], batches: Sequence[Batch]
+    graph: gs.Graph, layers: Sequence[str], batches: Sequence[Batch]
 ) -> Iterator[tuple[gs.Node, list[np.ndarray]]]:
-    """Each layer (name of a node), in order, with the values of its first input for every batch.
+    """Each layer (name of a node) with the values of its first input for every batch, in the order of ``layers``, which
+    has to be one in which they can run.
 
-    A layer runs, with the weights and biases that it has by then, only when the next one is asked for.
+    A layer runs, with the weights and biases that it has by then, only when one that needs it is asked for.
     """
     graph.toposort()
     cuts = _before(graph, layers)
@@ -56,44 +57,32 @@ def inputs_of_layers(
                  for index, (layer, _) in enumerate(cuts)}  # fmt: skip
     alive = [dict(batch) for batch in batches]
     for index, (layer, piece) in enumerate(cuts):
+        read = layer.inputs[0].name
         made = sorted(name for name in piece.makes if last_use.get(name, -1) >= index)
-        if made:
-            session = Session(piece.model(graph, made))
-            for held in alive:
-                held.update(session.run({name: held[name] for name in session.inputs}))
-        yield layer, [held[layer.inputs[0].name] for held in alive]
+        session = Session(piece.model(graph, made)) if made else None
         for held in alive:
-            for name in [each for each in held if last_use.get(each, -1) <= index]:
+            if session:
+                held.update(session.run({name: held[name] for name in session.inputs}))
+            for name in [each for each in held if last_use.get(each, -1) <= index and each != read]:
                 del held[name]
+        yield layer, [held[read] for held in alive]
 
 
-def _before(graph: gs.Graph, layers: Collection[str]) -> list[tuple[gs.Node, Piece]]:
-    """The pieces that end just before a layer. What is computed from constants alone comes with what reads it."""
-    makers = {tensor.name: node for node in graph.nodes for tensor in node.outputs}
-    constant: set[str] = set()
-    for node in graph.nodes:
-        if node.inputs and all(isinstance(each, gs.Constant) or each.name in constant for each in node.inputs):
-            constant.update(tensor.name for tensor in node.outputs)
+def _before(graph: gs.Graph, layers: Sequence[str]) -> list[tuple[gs.Node, Piece]]:
+    """Layers, each with the piece that ends just before it: what its first input needs and no layer before it did."""
+    by_name = {node.name: node for node in graph.nodes}
     taken: set[int] = set()
-    nodes: list[gs.Node] = []
-
-    def take(node: gs.Node) -> None:
-        if id(node) in taken:
-            return
-        taken.add(id(node))
-        for tensor in node.inputs:
-            if tensor.name in constant:
-                take(makers[tensor.name])
-        nodes.append(node)
-
     cuts = []
-    for node in graph.nodes:
-        if node.outputs and node.outputs[0].name in constant:
-            continue
-        if node.name in layers:
-            cuts.append((node, Piece(list(nodes))))
-            nodes.clear()
-        take(node)
+    for layer in [by_name[name] for name in layers]:
+        new: set[int] = set()
+        wanted = [layer.inputs[0]]
+        while wanted:
+            for maker in wanted.pop().inputs:
+                if id(maker) not in taken:
+                    taken.add(id(maker))
+                    new.add(id(maker))
+                    wanted.extend(_reads(maker))
+        cuts.append((layer, Piece([node for node in graph.nodes if id(node) in new])))
     return cuts
 
 
@@ -107,3 +96,9 @@ def behind_layers(graph: gs.Graph, layers: Sequence[gs.Node]) -> list[Piece]:
             pieces.append(Piece(nodes))
             nodes = []
     return pieces
+
+
+def _reads(node: gs.Node) -> list[gs.Tensor]:
+    """What a node reads, or a branch or a loop within it."""
+    inner = [tensor for branch in node.subgraphs() for tensor in branch._foreign_tensors().values()]
+    return [*node.inputs, *inner]

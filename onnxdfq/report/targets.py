@@ -40,7 +40,8 @@ def _activations(target: Target) -> str:
         return "float"
     zero = "zero-point 0" if target.symmetric else "any zero-point"
     where = "wherever an operator below touches them" if target.everything else "where an integer kernel gains by it"
-    return f"{target.activation}, one scale, {zero}; {where}"
+    types = target.activation + (f" or {target.activation.replace('8', '16')}" if 16 in target.activation_bits else "")
+    return f"{types}, one scale, {zero}; {where}"
 
 
 def _weights(target: Target) -> str:

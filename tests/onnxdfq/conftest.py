@@ -1,4 +1,4 @@
-"""A small classifier, and the command line as tests use it."""
+"""A small classifier, labelled digits, and the command line as tests use it."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ import onnx
 import pytest
 from onnx import numpy_helper, parser
 
-from onnxdfq import pipeline
+from digits import held_out
+from onnxdfq import run
 from onnxdfq.cli import main
+from onnxdfq.stages import prepare
 
 SMALL = """small (float[N, 3, 16, 16] image) => (float[N, 4] scores) {
     [first] a = Conv<pads = [1, 1, 1, 1]>(image, w1, b1)
@@ -44,18 +46,27 @@ def small(tmp_path: Path) -> Path:
     return saved(SMALL, SHAPES, tmp_path / "small.onnx")
 
 
+@pytest.fixture(scope="session")
+def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Digits that the shipped model has never seen, as --eval takes them."""
+    images, labels = held_out()
+    path = tmp_path_factory.mktemp("digits") / "digits.npz"
+    np.savez(path, images=images, labels=labels)
+    return path
+
+
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Few images, and no onnxsim, which runs in a process of its own: for tests that are about something else."""
-    monkeypatch.setattr(pipeline, "MOST_IMAGES", 8)
-    monkeypatch.setattr(pipeline, "simplified", lambda model, run: (model, ""))
+    monkeypatch.setattr(run, "MOST_IMAGES", 8)
+    monkeypatch.setattr(prepare, "simplified", lambda model, run: (model, ""))
 
 
 @pytest.fixture
 def fails(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
     """Run a command that is mistaken: it ends with 1 and prints one line, which is returned."""
 
-    def run(*arguments: object) -> str:
+    def failing(*arguments: object) -> str:
         capsys.readouterr()
         assert main([str(each) for each in arguments]) == 1
         printed = capsys.readouterr()
@@ -66,4 +77,4 @@ def fails(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
         assert "bug" not in lines[0]
         return lines[0]
 
-    return run
+    return failing

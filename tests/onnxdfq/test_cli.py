@@ -13,9 +13,9 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, parser
 
-from onnxdfq import pipeline
 from onnxdfq.cli import VERBS, main
 from onnxdfq.model_file import write_bytes
+from onnxdfq.stages import ranges
 from passes.targets import TARGETS
 
 DIGITS = Path(__file__).parents[2] / "models" / "digits_mobilenet.onnx"
@@ -316,6 +316,7 @@ def test_targets_are_listed_with_what_they_want(capsys: pytest.CaptureFixture[st
         assert target.advice in " ".join(printed.split())
     listed = " ".join(printed.split())
     assert "activations int8, one scale, zero-point 0; where an integer kernel gains by it" in listed
+    assert "activations uint8 or uint16, one scale, any zero-point; wherever an operator below touches them" in listed
     assert "weights int8 of up to 7 bits" in listed
     assert "up to 2 bits packed, from opset 25" in listed
     assert "(one in all for ConvTranspose)" in listed
@@ -352,7 +353,7 @@ def test_whatever_slips_through_is_one_line_too(
     def broken(*arguments: object) -> None:
         raise ZeroDivisionError("first line\nsecond line")
 
-    monkeypatch.setattr(pipeline, "observe", broken)
+    monkeypatch.setattr(ranges, "observe", broken)
     assert main(["quantize", str(small), "--recipe", "fast", "--quiet"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("onnxdfq: ZeroDivisionError in test_cli.py:")

@@ -17,7 +17,7 @@ PLAN = QuantPlan("tensorrt", {}, {}, ())
 def test_eight_bits_of_everything_and_no_pairs_by_default() -> None:
     options = Options()
     assert (options.bits, options.act_bits, options.pairs, options.compensates) == (8, 8, None, "none")
-    assert (options.rounding, options.scales, options.equalization) == (None, None, True)
+    assert (options.rounding, options.scales, options.equalization) == (None, None, False)
 
 
 @pytest.mark.parametrize("bits", [(2, 6), (4, 8), (3, 3), (2, 8)])

@@ -175,6 +175,19 @@ def test_scales_are_those_of_the_file(small: Path) -> None:
 
 
 @pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("target", ["ort-cpu", "tensorrt", "qnn"])
+def test_scales_of_tensors_that_are_clipped(target: str, small: Path) -> None:
+    path = small.parent / "q.onnx"
+    done = onnxdfq.quantize(small, target=target, recipe="fast", act_bits=4, all_layers=True, output=path)
+    plan = done.report.targets[target].plan
+    assert any(params.codes for params in plan.tensors.values())
+    shown = {name: state for facts in explain(path, target) for name, (_, state) in said(facts).items()}
+    for name in plan.readers:
+        (scale,), (zero,) = plan.tensors[name].scale, plan.tensors[name].zero_point
+        assert shown[name].endswith(f", scale {scale:.5g}, zero-point {zero}")
+
+
+@pytest.mark.usefixtures("quick")
 def test_a_concat_of_ranges_far_apart_is_explained_where_ranges_are_known(tmp_path: Path) -> None:
     text = """g (float[1, 16, 8, 8] x) => (float[1, 16, 8, 8] y) {
         a = Conv (x, u) b = Conv (x, v) [join] c = Concat <axis = 1> (a, b) y = Conv (c, w)

@@ -13,12 +13,12 @@ import onnxruntime
 import pytest
 from onnx import helper, numpy_helper
 
-from onnxdfq import pipeline
 from onnxdfq.cli import main
 from onnxdfq.config import Options
 from onnxdfq.emit import RANGES_KEY
 from onnxdfq.errors import OnnxdfqError
 from onnxdfq.retarget import dequantized_graph, retarget
+from onnxdfq.stages import images, ranges, weights
 from passes.targets import TARGETS
 from tests.onnxdfq.conftest import saved
 
@@ -32,8 +32,9 @@ def run(*arguments: object) -> None:
 
 
 def quantize(model: Path, output: Path, *options: object) -> None:
-    report = ("--report", output.with_suffix(".json"))
-    run("quantize", model, "--recipe", "fast", "--quiet", "--no-bias-correction", "-o", output, *report, *options)
+    """As can be done from ranges alone, if options do not say otherwise: weights to nearest, biases as they are."""
+    plain = ("--no-bias-correction", "--rounding", "nearest", "--report", output.with_suffix(".json"))
+    run("quantize", model, "--recipe", "fast", "--quiet", "-o", output, *plain, *options)
 
 
 def values_of(path: Path) -> dict[str, np.ndarray]:
@@ -106,9 +107,10 @@ def test_one_bias_in_int32_is_all_that_ort_cpu_loses_for_tensorrt(small: Path) -
 
 
 @pytest.mark.usefixtures("quick")
-def test_there_and_back_are_the_same_bytes(small: Path) -> None:
+@pytest.mark.parametrize("rounding", ["nearest", "squant", "gptq"])
+def test_there_and_back_are_the_same_bytes(rounding: str, small: Path) -> None:
     here, there, back = (small.parent / name for name in ("here.onnx", "there.onnx", "back.onnx"))
-    quantize(small, here, "--target", "ort-cpu", "--bits", 4)
+    quantize(small, here, "--target", "ort-cpu", "--bits", 4, "--rounding", rounding)
     run("retarget", here, "--target", "openvino", "-o", there)
     run("retarget", there, "--target", "ort-cpu", "-o", back)
     assert back.read_bytes() == here.read_bytes()
@@ -129,6 +131,94 @@ def test_normalizations_branches_and_depthwise_layers(tmp_path: Path) -> None:
     assert np.abs(ours - theirs).max() < 0.05 * np.abs(theirs).max()
     run("retarget", DIGITS, "--ranges", tmp_path.with_suffix(".json"), "--target", "tensorrt", "-o", made)
     assert made.read_bytes() == direct.read_bytes()
+
+
+# -- weights are rounded once
+
+
+def weights_of(path: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Codes and scales of each layer's weights."""
+    held, model = values_of(path), onnx.load(path)
+    found = {}
+    for node in model.graph.node:
+        if node.op_type == "DequantizeLinear":
+            name = node.output[0].removesuffix("_dequantized")
+            source = next((each.input[0] for each in model.graph.node if node.input[0] in each.output), node.input[0])
+            if source in held and held[source].ndim > 1:
+                found[name] = (held[source].astype(np.int16), held[node.input[1]])
+    return found
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize(
+    ("source", "target", "options"),
+    [("ort-cpu", "tensorrt", ("--bits", 4)), ("ort-cpu", "tensorrt", ("--bits", "2/6", "--act-bits", "none")),
+     ("tensorrt", "openvino", ("--bits", 2, "--all-layers")), ("tensorrt", "ort-cpu", ("--scales", "lp")),
+     ("ort-cpu-avx2", "qnn", ()), ("ort-cuda", "ort-cpu", ("--bits", 4)),
+     ("ort-cpu", "ort-cpu-avx2", ("--bits", 4, "--all-layers"))],
+)  # fmt: skip
+def test_codes_and_scales_of_the_file_stay(source: str, target: str, options: tuple[str, ...], small: Path) -> None:
+    here, there = small.parent / "here.onnx", small.parent / "there.onnx"
+    quantize(small, here, "--target", source, "--rounding", "gptq", *options)
+    run("retarget", here, "--target", target, "-o", there)
+    before, after = weights_of(here), weights_of(there)
+    assert before.keys() == after.keys() == {"w1", "w2", "w3", "w4"}
+    for name, (codes, scale) in before.items():
+        np.testing.assert_array_equal(after[name][0], codes)
+        np.testing.assert_array_equal(after[name][1], scale)
+
+
+@pytest.mark.usefixtures("quick")
+def test_weights_that_need_fewer_bits_get_other_scales(small: Path) -> None:
+    here, there = small.parent / "here.onnx", small.parent / "there.onnx"
+    quantize(small, here, "--target", "tensorrt", "--rounding", "gptq")
+    run("retarget", here, "--target", "ort-cpu-avx2", "-o", there)
+    for codes, _ in weights_of(here).values():
+        assert np.abs(codes).max() == 127
+    for codes, _ in weights_of(there).values():
+        assert codes.min() >= -64
+        assert codes.max() <= 63
+        assert codes.min() == -64 or codes.max() == 63
+
+
+@pytest.mark.usefixtures("quick")
+def test_one_scale_and_one_for_each_channel(tmp_path: Path) -> None:
+    model = saved("""g (float[1, 16, 8, 8] x) => (float[1, 16, 8, 8] y) {
+        a = Conv (x, u) b = ConvTranspose (a, w) y = Conv (b, v)
+    }""", dict.fromkeys("uvw", (16, 16, 1, 1)), tmp_path / "up.onnx")  # fmt: skip
+    here, there, back = (tmp_path / name for name in ("here.onnx", "there.onnx", "back.onnx"))
+    options = ("--bits", 4, "--rounding", "gptq", "--scales", "mse")
+    quantize(model, here, "--target", "openvino", *options)
+    run("retarget", here, "--target", "tensorrt", "-o", there)
+    assert [weights_of(path)["w"][1].shape for path in (here, there)] == [(16,), ()]
+    np.testing.assert_array_equal(weights_of(there)["u"][0], weights_of(here)["u"][0])
+    quantize(model, here, "--target", "qnn", *options)
+    run("retarget", here, "--target", "tensorrt", "-o", there)  # one scale here and there
+    run("retarget", there, "--target", "qnn", "-o", back)
+    for path in (there, back):
+        for name, (codes, scale) in weights_of(here).items():
+            np.testing.assert_array_equal(weights_of(path)[name][0], codes)
+            np.testing.assert_array_equal(weights_of(path)[name][1], scale)
+
+
+@pytest.mark.usefixtures("quick")
+def test_scales_are_raised_where_the_bias_would_not_fit(small: Path) -> None:
+    model = onnx.load(small)
+    for tensor in model.graph.initializer:
+        values = numpy_helper.to_array(tensor).copy()
+        if tensor.name in ("w2", "b2"):
+            values[3] = 1e-9 * values[3] if tensor.name == "w2" else 5.0
+            tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+    onnx.save(model, small)
+    here, there, direct = (small.parent / name for name in ("here.onnx", "there.onnx", "direct.onnx"))
+    quantize(small, here, "--target", "ort-cuda", "--rounding", "gptq")  # biases stay in float there
+    quantize(small, direct, "--target", "ort-cpu")
+    run("retarget", here, "--target", "ort-cpu", "-o", there)
+    source, made = weights_of(here)["w2"], weights_of(there)["w2"]
+    assert made[1][3] == weights_of(direct)["w2"][1][3] > source[1][3]
+    others = np.arange(16) != 3
+    np.testing.assert_array_equal(made[0][others], source[0][others])
+    np.testing.assert_array_equal(made[1][others], source[1][others])
 
 
 @pytest.mark.usefixtures("quick")
@@ -161,8 +251,11 @@ def test_no_image_is_made_and_nothing_is_calibrated(small: Path, monkeypatch: py
     def never(*arguments: object) -> None:
         raise AssertionError("called")
 
-    for name in ("procedural", "observe", "infer_domain", "correct_biases"):
-        monkeypatch.setattr(pipeline, name, never)
+    parts = {images: ("procedural", "infer_domain"), ranges: ("observe",),
+             weights: ("channel_means", "correct_biases", "round_layer_by_layer")}  # fmt: skip
+    for stage, names in parts.items():
+        for name in names:
+            monkeypatch.setattr(stage, name, never)
     run("retarget", small.parent / "here.onnx", "--target", "qnn", "-o", small.parent / "there.onnx")
     report = small.parent / "here.json"
     run("retarget", small, "--ranges", report, "--target", "qnn", "-o", small.parent / "there.onnx")
@@ -250,6 +343,20 @@ def test_layers_are_not_paired_again(small: Path) -> None:
 
 
 @pytest.mark.usefixtures("quick")
+def test_ranges_of_a_model_that_was_equalized(small: Path, fails: Callable[..., str]) -> None:
+    here = small.parent / "here.onnx"
+    quantize(small, here, "--target", "ort-cpu", "--equalize")
+    report = ("--ranges", here.with_suffix(".json"))
+    line = fails("retarget", small, *report, "--target", "tensorrt")
+    assert line.endswith(
+        f"{report[1]} does not fit {small}: its layers were equalized. give the quantized model instead"
+    )
+    run("retarget", here, "--target", "tensorrt", "-o", small.parent / "there.onnx")
+    run("retarget", here, *report, "--target", "tensorrt", "-o", small.parent / "same.onnx")
+    assert (small.parent / "there.onnx").read_bytes() == (small.parent / "same.onnx").read_bytes()
+
+
+@pytest.mark.usefixtures("quick")
 def test_a_float_model_without_a_report(small: Path, fails: Callable[..., str]) -> None:
     line = fails("retarget", small, "--target", "tensorrt")
     assert "is a float model" in line
@@ -307,7 +414,9 @@ def test_scales_may_stand_in_constant_nodes(tmp_path: Path) -> None:
         c = Constant <value = int8[4,2] {1, 2, 3, 4, -5, 6, 7, 3}> () w = DequantizeLinear (c, s, z) y = MatMul (xd, w)
     }"""
     model = onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["" : 17]> {text}')
-    graph, bits = dequantized_graph(model, tmp_path / "constants.onnx")
-    assert bits == {"w": 4}  # -5..7
+    graph, stored = dequantized_graph(model, tmp_path / "constants.onnx")
+    assert {name: (params.bits, params.scale, params.axis) for name, params in stored.items()} == {
+        "w": (4, (0.5,), None)  # -5..7
+    }
     assert [node.op for node in graph.nodes] == ["MatMul"]
     np.testing.assert_array_equal(graph.nodes[0].inputs[1].values[0], [0.5, 1])

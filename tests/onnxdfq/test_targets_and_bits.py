@@ -11,7 +11,7 @@ import onnxruntime
 import pytest
 
 import onnxdfq
-from digits import held_out
+from passes.pack_weights import bits_of
 from passes.remove_qdq import constant_codes
 from passes.targets import TARGETS
 from tests.onnxdfq.conftest import saved
@@ -52,10 +52,6 @@ def codes_of(path: Path) -> dict[str, np.ndarray]:
     return found
 
 
-def most_bits(codes: np.ndarray) -> int:
-    return int(np.abs(codes).max()).bit_length() + 1
-
-
 @pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("target", TARGETS)
 def test_every_target_agrees_with_the_float_model(target: str, tmp_path: Path) -> None:
@@ -73,14 +69,6 @@ def test_every_target_agrees_with_the_float_model(target: str, tmp_path: Path) -
     assert done.report.targets[target].layers == len(codes_of(made)) >= 5
 
 
-@pytest.fixture(scope="module")
-def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    images, labels = held_out()
-    path = tmp_path_factory.mktemp("digits") / "digits.npz"
-    np.savez(path, images=images, labels=labels)
-    return path
-
-
 STORED = {2: ("INT2", 25), 3: ("INT4", 21), 4: ("INT4", 21)}  # the container, and the opset that has it
 ACCURATE = {2: 60.0, 3: 97.0}  # percent of the held-out digits; 99 with more bits
 
@@ -92,7 +80,7 @@ def test_every_number_of_bits(bits: int, all_layers: bool, labelled: Path, tmp_p
     done = onnxdfq.quantize(DIGITS, target="ort-cpu", recipe="fast", bits=bits, all_layers=all_layers,
                             evaluate=labelled, output=made)  # fmt: skip
     entry, codes = done.report.targets["ort-cpu"], codes_of(made)
-    used = [most_bits(each) for each in codes.values()]
+    used = [bits_of(each) for each in codes.values()]
     ends = [bits, bits] if all_layers else [8, 8]
     assert used == [ends[0], *[bits] * 16, ends[1]]
     assert entry.accuracy is not None
@@ -122,4 +110,4 @@ def test_packed_weights_change_the_size_and_no_answer(bits: int, tmp_path: Path)
 @pytest.mark.usefixtures("quick")
 def test_seven_bits_at_most_where_products_would_overflow(small: Path) -> None:
     onnxdfq.quantize(small, target="ort-cpu-avx2", recipe="fast", output=small.parent / "made.onnx")
-    assert {most_bits(codes) for codes in codes_of(small.parent / "made.onnx").values()} == {7}
+    assert {bits_of(codes) for codes in codes_of(small.parent / "made.onnx").values()} == {7}

@@ -113,12 +113,17 @@ def test_each_activation_may_have_bits_of_its_own():
     assert tensors["w"].bits == 8
 
 
-@pytest.mark.parametrize("bits", [8, 6, 4])
-def test_weights_are_symmetric_with_the_largest_of_each_channel_at_the_last_code(bits):
+def steps(w, low, high):
+    """The scale of each channel at which none of its weights is beyond the codes, and one at the last of them."""
+    return np.maximum(w.max((1, 2, 3)) / high, w.min((1, 2, 3)) / low)
+
+
+@pytest.mark.parametrize(("bits", "low", "high"), [(8, -127, 127), (6, -32, 31), (4, -8, 7), (2, -2, 1)])
+def test_weights_are_symmetric_with_the_largest_of_each_channel_at_the_last_code(bits, low, high):
     w = weights(16, 16, 1, 1)
     params = plan_of(conv(w, np.zeros(16, np.float32)), TENSORRT, bits).tensors["w"]
     assert (params.dtype, params.bits, params.axis, params.zero_point) == ("int8", bits, 0, (0,) * 16)
-    np.testing.assert_allclose(np.array(params.scale) * (2 ** (bits - 1) - 1), np.abs(w).max((1, 2, 3)), rtol=1e-6)
+    np.testing.assert_allclose(params.scale, steps(w, low, high), rtol=1e-6)
 
 
 TWO = "g (float[N,16,4,4] x) => (float[N,16,4,4] y) { a = Conv (x, w) y = Conv (a, v) }"
@@ -131,14 +136,12 @@ def test_each_weight_may_have_bits_of_its_own():
     assert (tensors["x"].bits, tensors["a"].bits) == (8, 8)
 
 
-@pytest.mark.parametrize("bits", [8, 7, 4])
-def test_no_weight_has_more_bits_than_the_target_can_add_up(bits):
+@pytest.mark.parametrize(("bits", "low", "high"), [(8, -64, 63), (7, -64, 63), (4, -8, 7)])
+def test_no_weight_has_more_bits_than_the_target_can_add_up(bits, low, high):
     w = weights(16, 16, 1, 1)
     params = plan_of(conv(w, np.zeros(16, np.float32)), ORT_CPU_AVX2, bits).tensors["w"]
     assert params.bits == min(bits, 7)
-    np.testing.assert_allclose(
-        np.array(params.scale) * (2 ** (params.bits - 1) - 1), np.abs(w).max((1, 2, 3)), rtol=1e-6
-    )
+    np.testing.assert_allclose(params.scale, steps(w, low, high), rtol=1e-6)
 
 
 def test_matrices_have_a_scale_for_each_column_or_row_and_transposed_convolutions_one():

@@ -181,14 +181,15 @@ def test_a_network_has_the_form_that_the_target_wants(target, network):
 @EVERY
 def test_zero_points_scales_and_codes_are_what_the_target_takes(target, network):
     made = Quantized(network, target)
-    largest = 2 ** (target.weight_bits - 1) - 1
+    low, high = {8: (-127, 127), 7: (-64, 63)}[target.weight_bits]
     for name in LAYERS:
         if made.reads(name).split()[1] == "float32":
             continue
-        assert np.abs(made.codes(name)).max() == largest
-        assert made.scales(name).shape == (
-            () if name.split("_")[0] in target.per_tensor_weights else (len(made.codes(name)),)
-        )
+        codes = made.codes(name)
+        assert low <= codes.min()
+        assert codes.max() <= high
+        assert codes.min() == low or codes.max() == high
+        assert made.scales(name).shape == (() if name.split("_")[0] in target.per_tensor_weights else (len(codes),))
     for node in made.model.graph.node:
         if node.op_type == "QuantizeLinear":
             zero = made.values[node.input[2]]

@@ -117,10 +117,10 @@ def test_bars_on_a_terminal_without_unicode():
 def test_the_report_shows_it_and_its_json_holds_all():
     target = TargetReport(
         "out.onnx", 10, 2, 2, QuantPlan("ort-cpu", {}, {}, ()), Agreement(4, None, None, {"y": 30.0}), "CPU", "kept",
-        "2 of 4 bits", None, bits=dict.fromkeys(SENSITIVITY, 4), rounding="SQuant", equalization="3 pairs",
+        "2 of 4 bits", None, bits=dict.fromkeys(SENSITIVITY, 4), rounding="SQuant",
         budget="0.2 asked for", sensitivity=SENSITIVITY, pairing=pairing_data(PAIRING),
     )  # fmt: skip
-    report = Report("m.onnx", 20, {}, targets={"ort-cpu": target})
+    report = Report("m.onnx", 20, {}, equalization="3 pairs", targets={"ort-cpu": target})
     text = "\n".join(printed(lambda console: show_report(report, console)))
     for expected in ("SQuant", "3 pairs", "0.2 asked for", "a -> c through b", "layer0", "and 2 more, down to"):
         assert expected in text
