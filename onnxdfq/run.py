@@ -21,9 +21,7 @@ from passes.placement import Placement
 from passes.plan import QuantPlan
 
 REFERENCE_PIXELS = 224 * 224
-CALIBRATION_IMAGES = 32  # at 224x224; smaller images come in larger numbers at the same cost
 MOST_IMAGES = 128
-CORRECTION_IMAGES = 8  # means need fewer images than ranges, and all of these are in memory at once
 
 
 @dataclass
