@@ -137,7 +137,7 @@ class Options:
 
     @property
     def rounds(self) -> Rounding:
-        """How weights are rounded: without compensation, or with that as published, to nearest if nothing else is said."""
+        """How weights are rounded; to nearest where pairs are not compensated, or as published."""
         return self.rounding or ("nearest" if self.compensation in ("none", "dfmpc") else "gptq")
 
     def target(self, name: str) -> Target:

@@ -105,7 +105,7 @@ def decide_dfmpc(
         rounded, scale = _few_bits(kernels, bits[pair.low], gain)
         cross, energy = (kernels * rounded).sum((1, 2)), np.square(rounded).sum((1, 2))
         found = coefficients(cross, energy, bias, bias, lambda1)
-        decision.weights[pair.low] = NewWeights(rounded, scale)
+        decision.weights[pair.low] = NewWeights(rounded.astype(np.float32), scale)
         decision.coefficients[pair.low] = found
         shared = "one for the layer" if gain is not None else "by channel, as its normalization was folded before"
         decision.notes[pair.low] = f"{bits[pair.low]} bits, scale {shared}; {(energy == 0).sum()} empty channels"
@@ -115,7 +115,9 @@ def decide_dfmpc(
             inputs[reader.offset : reader.offset + found.size] = found
     for name, inputs in factors.items():
         kernels = scaled_inputs(layers[name], kernels_of(layers[name]).astype(np.float64), inputs)
-        decision.weights[name] = NewWeights(kernels, _largest(kernels, bits[name]) if name in bits else None)
+        decision.weights[name] = NewWeights(
+            kernels.astype(np.float32), _largest(kernels, bits[name]) if name in bits else None
+        )
     return decision
 
 
