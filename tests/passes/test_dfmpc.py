@@ -117,13 +117,13 @@ def test_two_bits_are_ternary_over_the_layer_before_its_normalization():
     kernels = kernels_of(graph.nodes[0]).astype(np.float64)
     codes, scale = ternary(kernels / gain[:, None, None], per_channel=False)
     new = decision.weights["Conv_a"]
-    np.testing.assert_allclose(new.kernels, codes * (scale * gain)[:, None, None])
+    np.testing.assert_allclose(new.kernels, codes * (scale * gain)[:, None, None], rtol=1e-6)
     np.testing.assert_allclose(new.scale, scale * np.abs(gain))
     empty = sum(not channel.any() for channel in codes)
     assert decision.notes == {"Conv_a": f"2 bits, scale one for the layer; {empty} empty channels"}
     cross, energy = products(kernels, new.kernels)
     bias = bias_values(graph.nodes[0])
-    np.testing.assert_allclose(decision.coefficients["Conv_a"], coefficients(cross, energy, bias, bias))
+    np.testing.assert_allclose(decision.coefficients["Conv_a"], coefficients(cross, energy, bias, bias), rtol=1e-6)
 
 
 def test_more_bits_are_uniform_up_to_the_largest_weight_of_the_layer():
