@@ -10,7 +10,7 @@ from typing import Literal
 import onnx
 
 from onnxdfq.calibrate.observers import Method
-from onnxdfq.config import Compensation, Options, Rounding, Scales, bits_in_name
+from onnxdfq.config import Compensation, Options, Rounding, bits_in_name
 from onnxdfq.console import Progress
 from onnxdfq.engine.ort import Device
 from onnxdfq.model_file import check_writable, read_model, write_model
@@ -18,6 +18,7 @@ from onnxdfq.overrides import read_overrides
 from onnxdfq.pipeline import quantize_model
 from onnxdfq.plan_file import read_plan
 from onnxdfq.report.report import Report
+from passes.weight_scales import Scales
 
 
 @dataclass(frozen=True)

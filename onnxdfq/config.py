@@ -13,6 +13,7 @@ from onnxdfq.errors import OnnxdfqError
 from onnxdfq.images.domain import PRESETS
 from passes.plan import QuantPlan
 from passes.targets import TARGETS, Target
+from passes.weight_scales import Scales
 
 BITS = range(2, 9)
 WIDE = 16  # bits of activations, for targets that have them
@@ -20,7 +21,6 @@ ACTIVATIONS_KEY = "onnxdfq.activations"  # in the model's metadata: what its ran
 
 Compensation = Literal["dfmpc", "dfmpc+", "none"]
 Rounding = Literal["nearest", "squant", "gptq"]
-Scales = Literal["min-max", "mse", "lp"]
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from onnxdfq.report.names import some
 from passes.pairing import Pairing
 from passes.stored_weights import Stored
 
-NAMES_SHOWN = 3
 ROWS_SHOWN = 12
 BAR = 24  # characters of the longest bar
 EIGHTHS = " ▏▎▍▌▋▊▉█"
@@ -129,9 +129,3 @@ def bar(length: float) -> str:
     """A bar of so many characters, to the eighth of one."""
     whole, part = divmod(round(8 * length), 8)
     return EIGHTHS[8] * whole + (EIGHTHS[part] if part else "")
-
-
-def some(names: Sequence[str]) -> str:
-    """The first few names, and how many there are beside them."""
-    rest = len(names) - NAMES_SHOWN
-    return ", ".join(names[:NAMES_SHOWN]) + (f" and {rest} more" if rest > 0 else "")

@@ -9,10 +9,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from onnxdfq.report.names import some
 from passes.lint import SEVERITIES, Finding
 from passes.targets import Target
 
-NAMES_SHOWN = 3
 STYLES = {"error": "bold red", "warning": "yellow", "note": "dim"}
 
 
@@ -31,7 +31,7 @@ def show_findings(path: Path, target: Target, findings: Sequence[Finding], conso
     table.add_column("where, what, and how to mend it", overflow="fold")
     for group in _alike(findings):
         first = group[0]
-        where = _some([finding.node for finding in group if finding.node]) or "the model"
+        where = some([finding.node for finding in group if finding.node]) or "the model"
         text = Text.assemble((where, "bold"), f"\n{first.message}\n", (first.fix, "dim"))
         table.add_row(Text(first.severity, STYLES[first.severity]), first.rule, text)
     console.print(table)
@@ -49,11 +49,6 @@ def _counted(findings: Sequence[Finding]) -> str:
     counts = {severity: sum(finding.severity == severity for finding in findings) for severity in SEVERITIES}
     named = [f"{count} {severity}{'s' if count > 1 else ''}" for severity, count in counts.items() if count]
     return ", ".join(named) or "nothing to mend"
-
-
-def _some(names: Sequence[str]) -> str:
-    rest = len(names) - NAMES_SHOWN
-    return ", ".join(names[:NAMES_SHOWN]) + (f" and {rest} more" if rest > 0 else "")
 
 
 def _grid() -> Table:

@@ -5,9 +5,8 @@ from __future__ import annotations
 from rich.console import Console
 from rich.table import Table
 
+from onnxdfq.report.names import some
 from onnxdfq.verify.kernels import KernelReport
-
-NAMES_SHOWN = 3
 
 
 def kernel_summary(report: KernelReport) -> str:
@@ -34,10 +33,7 @@ def show_kernels(report: KernelReport, console: Console) -> None:
     table.add_column(overflow="fold")
     table.add_row("kernels", kernel_summary(report))
     for reason, nodes in float_layers(report).items():
-        rest = len(nodes) - NAMES_SHOWN
-        table.add_row(
-            "in float", ", ".join(nodes[:NAMES_SHOWN]) + (f" and {rest} more" if rest > 0 else "") + f": {reason}"
-        )
+        table.add_row("in float", f"{some(nodes)}: {reason}")
     others = ", ".join(f"{count} {op}" for op, count in report.floats.items())
     if others:
         table.add_row("float operators", others)

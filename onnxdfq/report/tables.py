@@ -10,8 +10,9 @@ from rich.table import Table
 from rich.text import Text
 
 from onnxdfq.inspect import Inspection
-from onnxdfq.report.allocation import bits_in_words, pairs_in_words, show_sensitivity, some
+from onnxdfq.report.allocation import bits_in_words, pairs_in_words, show_sensitivity
 from onnxdfq.report.kernels import float_layers, kernel_summary
+from onnxdfq.report.names import some
 from onnxdfq.report.report import Report, TargetReport
 
 PAIRS_SHOWN = 4
