@@ -123,7 +123,7 @@ def _limits(tensor: gs.Tensor) -> tuple[float, float] | None:
     limits = [0.0 if writer.op == "Relu" else -np.inf, np.inf]
     for position, bound in enumerate(writer.inputs[1:]):
         if isinstance(bound, gs.Constant):
-            limits[position] = float(bound.values)
+            limits[position] = bound.values.item()  # some exporters give it an axis of one
         elif not bound.is_empty():
             return None
     return limits[0], limits[1]

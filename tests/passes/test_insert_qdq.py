@@ -214,6 +214,7 @@ BEFORE = {  # what writes the activation: what stands before its quantizer, for 
     "r = Clip (x, zero, six)": (["Clip"], (0, 3)),
     "r = Clip (x, zero, two)": (["Clip"], (0, 2)),
     "r = Clip (x, two, six)": (["Clip"], (2, 3)),
+    "r = Clip (x, zero1, six1)": (["Clip"], (0, 3)),  # bounds with an axis, as some exporters write them
     "r = Clip (x, five, six)": (["Clip"], (3, 3)),
     "r = Clip (x, , six)": (["Clip"], (0, 3)),
     "r = Clip (x)": (["Clip"], (0, 3)),
@@ -228,7 +229,15 @@ def test_a_relu_or_clip_before_the_quantizer_does_the_clipping(before):
     expected, clipped = BEFORE[before]
     also = ", float[N,4] e" if "e =" in before else ""
     text = f"g (float[N,4] x) => (float[N,4] y{also}) {{ {before} y = Neg (r) }}"
-    model = model_of(text, zero=np.float32(0), two=np.float32(2), five=np.float32(5), six=np.float32(6))
+    model = model_of(
+        text,
+        zero=np.float32(0),
+        zero1=np.float32([0]),
+        six1=np.float32([6]),
+        two=np.float32(2),
+        five=np.float32(5),
+        six=np.float32(6),
+    )
     graph = gs.import_onnx(model)
     for node in graph.nodes:
         node.name = f"{node.op}_{node.outputs[0].name}"
