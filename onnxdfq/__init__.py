@@ -3,13 +3,13 @@
 from typing import Any
 
 __version__ = "0.1.0"
-__all__ = ["quantize"]
+__all__ = ["quantize", "synth"]
 
 
 def __getattr__(name: str) -> Any:
     # Imported on first use: `import onnxdfq.engine` and the simplifier's process need none of it.
-    if name == "quantize":
-        from onnxdfq.api import quantize
+    if name in __all__:
+        from onnxdfq import api
 
-        return quantize
+        return getattr(api, name)
     raise AttributeError(f"module onnxdfq has no attribute {name}")

@@ -7,17 +7,25 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import onnx
 
 from onnxdfq.calibrate.observers import Method
 from onnxdfq.config import Compensation, Options, Rounding, bits_in_name
-from onnxdfq.console import Progress
+from onnxdfq.console import Progress, peak_megabytes
 from onnxdfq.engine.ort import Device
-from onnxdfq.model_file import check_writable, read_model, write_model
+from onnxdfq.errors import OnnxdfqError
+from onnxdfq.images.contact_sheet import contact_sheet
+from onnxdfq.images.files import write_images
+from onnxdfq.model_file import check_writable, read_model, write_bytes, write_model
 from onnxdfq.overrides import read_overrides
 from onnxdfq.pipeline import quantize_model
 from onnxdfq.plan_file import read_plan
 from onnxdfq.report.report import Report
+from onnxdfq.run import Run
+from onnxdfq.stages.images import find_domain
+from onnxdfq.stages.prepare import canonicalize, find_input, simplify
+from onnxdfq.stages.synthesis import ALONE, Ranks, make
 from passes.weight_scales import Scales
 
 
@@ -26,6 +34,16 @@ class Quantized:
     """models: the quantized model for each target. report: what was decided, assumed and measured."""
 
     models: dict[str, onnx.ModelProto]
+    report: Report
+
+
+@dataclass(frozen=True)
+class Synthesized:
+    """images: RGB or grey pixels [N, C, H, W], whole numbers 0..255. labels: what they were made to show, classes [N]
+    or shares of classes [N, K]; None where nothing is known. report: what was assumed and how they were made."""
+
+    images: np.ndarray
+    labels: np.ndarray | None
     report: Report
 
 
@@ -59,6 +77,11 @@ def quantize(
     plan: str | Path | None = None,
     compat: bool = False,
     float_type: str = "float32",
+    images: str | Path | None = None,
+    source: str | None = None,
+    effort: int | None = None,
+    time_budget: float | None = None,
+    cache: str | Path | None = None,
     progress: Progress | None = None,
 ) -> Quantized:
     """Quantize an ONNX file without data.
@@ -77,6 +100,9 @@ def quantize(
     domain, or mean, std and scale (x = (pixel * scale - mean) / std), and order: what the model is fed with; inferred
         when not given. input_shape: needed only where H and W are free and no usual size runs.
     observer: how ranges are cut; None takes the default of the bit width.
+    images: a folder or npz of images to calibrate with, or for source "inversion" to start from. source: of synthetic
+        images, see ``onnxdfq.images.sources.KINDS``; None takes that of the recipe. effort: 1 to 5, or time_budget:
+        seconds, for making them. cache: a folder where they are kept.
     evaluate: labelled images for the report's accuracy; they calibrate nothing.
     device: for gradients and verification. seed: same seed, model and options, same bytes.
     config: a TOML file about single nodes, see ``onnxdfq.overrides``. plan: a decision to apply, see
@@ -113,6 +139,11 @@ def quantize(
         plan=read_plan(Path(plan)) if plan is not None else None,
         compat=compat,
         float_type=float_type,
+        images=Path(images) if images is not None else None,
+        source=source,
+        effort=effort,
+        time_budget=time_budget,
+        cache=Path(cache) if cache is not None else None,
     )
     original = read_model(path)
     files = dict(output) if isinstance(output, Mapping) else {}
@@ -128,6 +159,79 @@ def quantize(
         write_model(run.results[name], file)
         report.targets[name].file = str(file)
     return Quantized(run.results, report)
+
+
+def synth(
+    model: str | Path,
+    count: int = 128,
+    *,
+    output: str | Path | None = None,
+    sheet: str | Path | None = None,
+    images: str | Path | None = None,
+    source: str | None = None,
+    effort: int | None = None,
+    time_budget: float | None = None,
+    cache: str | Path | None = None,
+    domain: str | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    scale: float = 1.0,
+    order: Literal["RGB", "BGR"] = "RGB",
+    input_shape: Sequence[int] | None = None,
+    device: Device = "auto",
+    seed: int = 0,
+    ranks: Ranks = ALONE,
+    progress: Progress | None = None,
+) -> Synthesized | None:
+    """Make ``count`` images for a float ONNX file; None in all processes of torchrun but the first.
+
+    output: an npz for them. sheet: a PNG that shows up to 64 of them. images: a folder or npz to start from. source:
+    see ``onnxdfq.images.sources.KINDS``. effort: 1 to 5; time_budget: seconds, instead of it. cache: a folder where
+    images are kept, shard by shard. Everything else is as in ``onnxdfq.quantize``.
+
+    Raises OnnxdfqError for whatever can be mended from outside.
+    """
+    if count < 1:
+        raise OnnxdfqError(f"-n {count}: there is nothing to make", "give 1 or more")
+    options = Options(
+        images=Path(images) if images is not None else None,
+        source=source or ("inversion" if images is not None else None),
+        effort=effort,
+        time_budget=time_budget,
+        cache=Path(cache) if cache is not None else None,
+        domain=domain,
+        mean=tuple(mean) if mean is not None else None,
+        std=tuple(std) if std is not None else None,
+        scale=scale,
+        order=order,
+        input_shape=tuple(input_shape) if input_shape is not None else None,
+        device=device,
+        seed=seed,
+    )
+    path = Path(model)
+    original = read_model(path)
+    run = Run(options, progress or Progress(), original, Report(str(path), path.stat().st_size, {}))
+    for name, stage in (
+        ("find the input", find_input),
+        ("simplify", simplify),
+        ("canonicalize", canonicalize),
+        ("find the input domain", find_domain),
+    ):
+        with run.progress.stage(name):
+            stage(run)
+    with run.progress.stage("make images"):
+        batch = make(run, count, ranks)
+    if batch is None:
+        return None
+    run.report.stages = {name: round(seconds, 3) for name, seconds in run.progress.seconds.items()}
+    run.report.peak_mb = round(peak_megabytes(), 1)
+    pixels = run.domain.from_rgb(batch.pixels)  # that reverses colours, back as well
+    if output is not None:
+        write_images(Path(output), pixels, batch.labels)
+    if sheet is not None:
+        title = f"{path.name}: {len(pixels)} images, {run.report.images}, seed {seed}"
+        write_bytes(contact_sheet(pixels, batch.labels, title), Path(sheet))
+    return Synthesized(pixels, batch.labels, run.report)
 
 
 def output_files(model: Path, bits: str, targets: Sequence[str], output: Path | None) -> dict[str, Path]:

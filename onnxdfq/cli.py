@@ -14,12 +14,12 @@ from pathlib import Path
 from types import ModuleType
 
 from onnxdfq.errors import OnnxdfqError
-from onnxdfq.verbs import check, explain, inspect, quantize, retarget, targets
+from onnxdfq.verbs import check, explain, inspect, quantize, retarget, synth, targets
 from passes.errors import PassError
 
 VERBS: Mapping[str, ModuleType] = {
     "quantize": quantize, "inspect": inspect, "check": check, "explain": explain, "retarget": retarget,
-    "targets": targets,
+    "synth": synth, "targets": targets,
 }  # fmt: skip
 USER_ERROR, INTERNAL_ERROR, INTERRUPTED = 1, 2, 130
 

@@ -11,6 +11,8 @@ from onnxdfq.calibrate.observers import Method
 from onnxdfq.engine.ort import Device
 from onnxdfq.errors import OnnxdfqError
 from onnxdfq.images.domain import PRESETS
+from onnxdfq.images.schedule import EFFORTS
+from onnxdfq.images.sources import KINDS, STARTS_FROM_IMAGES
 from passes.plan import QuantPlan
 from passes.targets import TARGETS, Target
 from passes.weight_scales import Scales
@@ -25,18 +27,19 @@ Rounding = Literal["nearest", "squant", "gptq"]
 
 @dataclass(frozen=True)
 class Recipe:
-    """How much a run does. inversion_steps: gradient steps per image, 0 for none (and then torch is not imported)."""
+    """How much a run does. source: of its images, see ``onnxdfq.images.sources``; with "procedural" torch is not
+    imported."""
 
     name: str
     about: str
-    inversion_steps: int
+    source: str
 
 
 RECIPES = {
     recipe.name: recipe
     for recipe in (
-        Recipe("fast", "procedural images, no gradients, no torch: seconds", 0),
-        Recipe("balanced", "images inverted from the model itself: a minute or two", 40),
+        Recipe("fast", "procedural images, no gradients, no torch: seconds", "procedural"),
+        Recipe("balanced", "images inverted from the model itself: a minute or two", "inversion"),
     )
 }
 
@@ -57,6 +60,10 @@ class Options:
     domain is inferred from the model. order: of colours at the model's input, with mean and std. input_shape: of the
     input, needed only where H and W are free and no usual size runs. observer: how ranges are cut, None for the
     default of the bit width. evaluate: labelled images, a folder with one folder per class, or an npz.
+
+    images: a folder or npz of images that the user has, taken as they are, or where ``source`` starts from. source: of
+    images, None for that of the recipe. effort: 1 to 5, how many images and steps; time_budget: instead, seconds for
+    making them. cache: a folder where images are kept and looked for.
 
     all_layers: the first and the last layers get ``bits`` too, not 8. overrides: entries of a configuration file. plan:
     a decision made before, for its target. compat: weights of few bits stay in 8-bit containers. float_type: of what
@@ -89,6 +96,11 @@ class Options:
     rounding: Rounding | None = None
     scales: Scales | None = None
     equalization: bool = False
+    images: Path | None = None
+    source: str | None = None
+    effort: int | None = None
+    time_budget: float | None = None
+    cache: Path | None = None
 
     def __post_init__(self) -> None:
         self._check_bits()
@@ -124,6 +136,7 @@ class Options:
                 raise OnnxdfqError("--domain and --mean/--std exclude each other", "give one of them")
         if (self.mean is None) != (self.std is None):
             raise OnnxdfqError("--mean and --std belong together", "give both")
+        self._check_images()
 
     @property
     def pairs(self) -> tuple[int, int] | None:
@@ -157,6 +170,21 @@ class Options:
             f"activations of {bits} bits ({name}) are {2**bits} codes of {target.activation}, kept to by a Clip: for "
             "studies of accuracy and for hardware that has such, elsewhere no faster than 8 bits and often slower"
         )
+
+    def _check_images(self) -> None:
+        if self.source is not None:
+            _one_of("--source", self.source, KINDS)
+        if self.images is not None and self.source not in (None, STARTS_FROM_IMAGES):
+            raise OnnxdfqError(
+                f"--images and --source {self.source} exclude each other",
+                f"only --source {STARTS_FROM_IMAGES} starts from images",
+            )
+        if self.effort is not None and self.effort not in EFFORTS:
+            raise OnnxdfqError(f"--effort {self.effort} is not known", f"choose {EFFORTS[0]} to {EFFORTS[-1]}")
+        if self.time_budget is not None and not 0 < self.time_budget < float("inf"):
+            raise OnnxdfqError(f"--time-budget {self.time_budget:g} is no time", "give seconds, such as 120s, or 5m")
+        if self.effort is not None and self.time_budget is not None:
+            raise OnnxdfqError("--effort and --time-budget exclude each other", "give one of them")
 
     def _check_bits(self) -> None:
         low, high = self.bits if isinstance(self.bits, tuple) else (self.bits, self.bits)

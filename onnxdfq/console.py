@@ -47,8 +47,8 @@ class Progress:
             self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started
             self._end(name, time.perf_counter() - started)
 
-    def step(self, done: int, total: int) -> None:
-        """``done`` of ``total`` equal parts of the current stage are finished."""
+    def step(self, done: int, total: int, loss: float | None = None) -> None:
+        """``done`` of ``total`` equal parts of the current stage are finished; loss: where something is minimised."""
 
     def _begin(self, name: str) -> None: ...
 
@@ -56,7 +56,21 @@ class Progress:
 
 
 class PlainProgress(Progress):
-    """A line for each finished stage."""
+    """A line for each finished stage, and now and then one for a stage that takes long."""
+
+    EVERY = 20.0  # seconds
+
+    def _begin(self, name: str) -> None:
+        self._name, self._began = name, time.perf_counter()
+        self._said = self._began
+
+    def step(self, done: int, total: int, loss: float | None = None) -> None:
+        now = time.perf_counter()
+        if now - self._said > self.EVERY:
+            self._said = now
+            left = (now - self._began) * (total - done) / done
+            about = f", loss {loss:.3g}" if loss is not None else ""
+            print(f"{self._name}: {done} of {total}{about}, {left:.0f} s left", file=sys.stderr, flush=True)
 
     def _end(self, name: str, seconds: float) -> None:
         print(f"{name}: {seconds:.1f} s, {peak_megabytes():.0f} MB", file=sys.stderr, flush=True)
@@ -68,17 +82,18 @@ class TerminalProgress(Progress):
     def __init__(self, console: Console) -> None:
         super().__init__()
         columns = (TextColumn("  {task.description:<32}"), BarColumn(), TimeElapsedColumn(), TextColumn("ETA"), \
-                   TimeRemainingColumn(), TextColumn("{task.fields[memory]}"))  # fmt: skip
+                   TimeRemainingColumn(), TextColumn("{task.fields[about]}"))  # fmt: skip
         self._bar = RichProgress(*columns, console=console, transient=True)
         self._task: TaskID | None = None
 
     def _begin(self, name: str) -> None:
         self._bar.start()
-        self._task = self._bar.add_task(name, total=None, memory="")
+        self._task = self._bar.add_task(name, total=None, about="")
 
-    def step(self, done: int, total: int) -> None:
+    def step(self, done: int, total: int, loss: float | None = None) -> None:
         if self._task is not None:
-            self._bar.update(self._task, completed=done, total=total, memory=f"{peak_megabytes():.0f} MB")
+            about = f"{peak_megabytes():.0f} MB" + (f", loss {loss:.3g}" if loss is not None else "")
+            self._bar.update(self._task, completed=done, total=total, about=about)
 
     def _end(self, name: str, seconds: float) -> None:
         if self._task is not None:

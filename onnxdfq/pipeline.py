@@ -11,7 +11,7 @@ from onnxdfq.console import Progress, peak_megabytes
 from onnxdfq.report.report import Report
 from onnxdfq.run import Run
 from onnxdfq.stages.images import find_domain, make_images
-from onnxdfq.stages.prepare import canonicalize, equalize, find_input, fold, simplify
+from onnxdfq.stages.prepare import canonicalize, equalize, find_input, find_layers, fold, simplify
 from onnxdfq.stages.ranges import calibrate
 from onnxdfq.stages.verify import verify
 from onnxdfq.stages.weights import correct_biases_of, freeze, insert, round_weights
@@ -20,6 +20,7 @@ STAGES: Sequence[tuple[str, Callable[[Run], None]]] = (
     ("find the input", find_input),
     ("simplify", simplify),
     ("canonicalize", canonicalize),
+    ("find layers", find_layers),
     ("find the input domain", find_domain),
     ("make images", make_images),
     ("fold BatchNormalization", fold),

@@ -38,6 +38,7 @@ class Run:
     domain: InputDomain = field(init=False)
     guides: Guides = field(init=False)
     labelled: tuple[np.ndarray, np.ndarray] | None = None  # pixels and labels to count on
+    given: np.ndarray | None = None  # pixels that the user has to calibrate with; RGB until the domain is known
     calibration: np.ndarray = field(init=False)  # pixels [N, C, H, W]
     held_out: np.ndarray = field(init=False)
     placements: dict[str, Placement] = field(default_factory=dict)

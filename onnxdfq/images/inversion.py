@@ -1,134 +1,123 @@
 """Images made from the model itself, by gradients on the pixels.
 
-An image is 255 * sigmoid(z), so whatever the gradient does it stays an 8-bit image; z starts at a procedural image.
-Each step shifts and flips the batch by chance and lowers
+An image is 255 * sigmoid(z), so whatever the gradient does it stays an 8-bit image; z starts at a procedural image, or
+at one that the user has. Each step shifts and flips the batch by chance and lowers
 
     B * mean over BatchNormalizations of  |mean - mu|^2 / sigma^2 + (std / sigma - 1)^2     statistics (ZeroQ)
-  + C * mean relu(-log p(label) - log(1 / 0.9))                  confidence, content with 90 %: what goes beyond
-                                                                 are patterns with activations no photograph has
-  + T * mean absolute difference of neighbouring pixels          photographs are smooth
+  + C * mean relu(-sum_k y_k log p_k + sum_k y_k log y_k - log(1 / 0.9))                    classes y
+  + T * mean absolute difference of neighbouring pixels                                     photographs are smooth
+
+An image is content with 90 % of its class: what goes beyond are patterns with activations that no photograph has. Hard
+images are content with 50 % already (cf. SynQ, which leaves out the cross-entropy of what is sure enough); boundary
+images belong to two classes at once, in shares y drawn as in Qimera.
 
 Models that keep no BatchNormalization do without the first term, models that are no classifiers without the second.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
-import onnx
 import torch
 from torch import Tensor
 
-from onnxdfq.engine.lower import lower, tap
-from onnxdfq.engine.precision import PLAIN, fastest, lower_precision
-from onnxdfq.errors import OnnxdfqError
-from onnxdfq.images.domain import InputDomain
-from onnxdfq.images.guides import guides
-from onnxdfq.images.model_input import ModelInput
+from onnxdfq.images.augment import augmented
+from onnxdfq.images.drawn import starts
+from onnxdfq.images.losses import cross_entropy, log_probabilities, roughness, statistics_mismatch
+from onnxdfq.images.low_pass import low_pass
+from onnxdfq.images.plateau import Plateau
+from onnxdfq.images.source import Batch, OnStep, Subject, batch_size, shard_seed
+from onnxdfq.images.teacher import Teacher
 
 STATISTICS, CONFIDENCE, SMOOTHNESS = 1.0, 1.0, 2.0
-CONTENT = float(-np.log(0.9))
 RATE = 0.05
-BATCH_PIXELS = 16 * 224 * 224  # in one step, where the model leaves the batch free
+SURE, HARD = 0.9, 0.5  # probability of its class that an image is content with
 
 
-def invert(
-    model: onnx.ModelProto,
-    into: ModelInput,
-    domain: InputDomain,
-    starts: np.ndarray,
-    *,
-    steps: int,
-    seed: int,
-    device: str,
-    on_step: Callable[[int, int], None] = lambda done, total: None,
-) -> np.ndarray:
-    """Optimized copies of ``starts``: pixels [N, C, H, W], integers 0..255 as float32.
+@dataclass(frozen=True)
+class Aims:
+    """What images are made to be. hard, boundary: shares of them. cutoff: of the low-pass they are seen through, in
+    cycles per pixel, None for none. crops: parts of them have to do, too. swing: see images/swing.py."""
 
-    model: with its BatchNormalization, at an opset the engine runs. on_step: told (steps done, steps in all).
-    """
-    size = into.batch or int(np.clip(BATCH_PIXELS // (into.height * into.width), 4, 64))
-    what = guides(model)
-    network = lower(model, trainable=False, input_shapes={into.name: into.shape(size)}).to(device)
-    computed = {node.meta.get("onnx_tensor") for node in network.graph.nodes}
-    statistics = {
-        name: (torch.tensor(mean, device=device), torch.tensor(std, device=device))
-        for name, (mean, std) in what.statistics.items()
-        if name in computed and name != into.name
-    }
-    mode = PLAIN
-    if lower_precision(torch.device(device)):
-        sample = torch.tensor(np.resize(starts, (size, *starts.shape[1:])) / 255, dtype=torch.float32, device=device)
-        # CUDA adds in no fixed order anyway; on the CPU equal seeds shall give equal bytes, so no choice may hang on
-        # noise: only bfloat16 in hardware wins by so much.
-        mode = fastest(network, _to_model(sample, into, domain), margin=1.1 if device == "cuda" else 2.0)
-        mode.prepare(network)
-    tapped = tap(network, statistics)
-    generator = torch.Generator().manual_seed(seed)
-    done, total = 0, -(-len(starts) // size) * steps
-    made = []
-    for first in range(0, len(starts), size):
-        pixels = np.resize(starts[first : first + size], (size, *starts.shape[1:]))
-        labels = torch.randint(what.classes, (size,), generator=generator).to(device) if what.classes else None
-        share = torch.tensor(np.clip(pixels / 255, 0.02, 0.98), device=device)  # copied: aligned, see engine/lower.py
-        z = torch.logit(share).requires_grad_()
+    hard: float = 0.0
+    boundary: float = 0.0
+    cutoff: float | None = None
+    crops: bool = False
+    swing: bool = False
+    statistics: float = STATISTICS
+    confidence: float = CONFIDENCE
+    smoothness: float = SMOOTHNESS
+
+
+class Inversion:
+    """See the module. steps: of Adam, per shard, fewer where the loss is flat before."""
+
+    def __init__(self, subject: Subject, *, steps: int = 40, aims: Aims = Aims()) -> None:
+        self._subject, self._aims, self._classes = subject, aims, subject.guides.classes
+        self.size, self.steps = batch_size(subject.into), steps
+        statistics = len(subject.guides.statistics)
+        led = [f"{statistics} BatchNormalization statistics"] if statistics else []
+        led += [f"{self._classes} classes"] if self._classes else []
+        self.about = f"inverted on {subject.device} in {steps} steps, led by {' and '.join(led)}"
+
+    @cached_property
+    def _teacher(self) -> Teacher:  # when it is needed first: images from a store need none
+        return Teacher(self._subject, swing=self._aims.swing)
+
+    def make(self, seed: int, shard: int, on_step: OnStep = lambda done, total, loss: None) -> Batch:
+        """See Source."""
+        device = self._teacher.device
+        generator = self._teacher.reseed(shard_seed(seed, shard))
+        labels, content = self._wishes(generator)
+        share = np.clip(starts(self._subject, self.size, seed, shard) / 255, 0.02, 0.98).astype(np.float32)
+        z = torch.logit(torch.tensor(share, device=device)).requires_grad_()  # copied: aligned, see engine/lowering.py
         optimizer = torch.optim.Adam([z], lr=RATE)
-        for step in range(steps):
-            optimizer.param_groups[0]["lr"] = RATE * 0.5 * (1 + np.cos(np.pi * step / steps))
-            image = torch.sigmoid(z)
-            with mode.context(device):
-                outputs, inner = tapped(mode.arrange(_to_model(_jittered(image, generator), into, domain)))
-            loss = SMOOTHNESS * _roughness(image)
-            if statistics:
-                loss = loss + STATISTICS * _mismatch(inner, statistics)
-            if labels is not None:
-                loss = loss + CONFIDENCE * _doubt(outputs[0], labels)
+        plateau = Plateau()
+        for step in range(self.steps):
+            optimizer.param_groups[0]["lr"] = RATE * 0.5 * (1 + np.cos(np.pi * step / self.steps))
+            loss = self._loss(self._image(z), labels, content, generator)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-            done += 1
-            on_step(done, total)
-        made.append((255 * torch.sigmoid(z.detach())).round().cpu().numpy())
-    return np.concatenate(made)[: len(starts)]
+            on_step(step + 1, self.steps, float(loss.detach()))
+            if plateau.flat(float(loss.detach())):
+                break
+        pixels = (255 * self._image(z.detach())).round().cpu().numpy()
+        return Batch(pixels, labels.cpu().numpy() if labels is not None else None)
 
+    def _wishes(self, generator: torch.Generator) -> tuple[Tensor | None, Tensor]:
+        """Classes [N], or their shares [N, K] where some images are of two, and with which probability each image is
+        content [N]."""
+        device = self._teacher.device
+        places = torch.linspace(0, 1, self.size + 1)[:-1]  # the kinds of starts take turns, so any part has them all
+        content = torch.where(places < self._aims.hard, HARD, SURE).to(device)
+        if not self._classes:
+            return None, content
+        first = torch.randint(self._classes, (self.size,), generator=generator)
+        if not self._aims.boundary:
+            return first.to(device), content
+        second = torch.randint(self._classes, (self.size,), generator=generator)
+        mixed = torch.softmax(torch.randn(self.size, 2, generator=generator), 1)
+        share = torch.where(places >= 1 - self._aims.boundary, mixed[:, 0], 1.0)
+        labels = torch.zeros(self.size, self._classes)
+        labels.scatter_add_(1, first[:, None], share[:, None])
+        labels.scatter_add_(1, second[:, None], 1 - share[:, None])
+        return labels.to(device), content
 
-def torch_device(wanted: str) -> str:
-    """The device for gradients: CUDA where torch has it, unless the user wants the CPU."""
-    if wanted == "cuda" and not torch.cuda.is_available():
-        raise OnnxdfqError("CUDA was asked for, but torch does not find it", "install a CUDA build, or --device cpu")
-    return "cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu"
+    def _image(self, z: Tensor) -> Tensor:
+        image = torch.sigmoid(z)
+        return image if self._aims.cutoff is None else low_pass(image, self._aims.cutoff)
 
-
-def _to_model(image: Tensor, into: ModelInput, domain: InputDomain) -> Tensor:
-    """Pixels 0..1 as the model wants them."""
-    mean, std = (image.new_tensor(each).reshape(1, -1, 1, 1) for each in (domain.mean, domain.std))
-    values = (255 * image - mean) / std
-    return values.permute(0, 2, 3, 1) if into.layout == "NHWC" else values
-
-
-def _jittered(image: Tensor, generator: torch.Generator) -> Tensor:
-    reach = max(1, min(image.shape[2:]) // 28)
-    dy, dx = torch.randint(-reach, reach + 1, (2,), generator=generator).tolist()
-    moved = torch.roll(image, (dy, dx), (2, 3))
-    return moved.flip(3) if torch.rand((), generator=generator) < 0.5 else moved
-
-
-def _roughness(image: Tensor) -> Tensor:
-    return image.diff(dim=2).abs().mean() + image.diff(dim=3).abs().mean()
-
-
-def _mismatch(inner: dict[str, Tensor], statistics: dict[str, tuple[Tensor, Tensor]]) -> Tensor:
-    terms = []
-    for name, (mean, std) in statistics.items():
-        values = inner[name].float().transpose(0, 1).flatten(1)
-        spread = (values.var(1, correction=0) + 1e-8 * std**2).sqrt()
-        terms.append((((values.mean(1) - mean) / std) ** 2).mean() + ((spread / std - 1) ** 2).mean())
-    return torch.stack(terms).mean()
-
-
-def _doubt(scores: Tensor, labels: Tensor) -> Tensor:
-    scores = scores.float().flatten(1)
-    probabilities = bool((scores.detach() >= 0).all()) and bool(((scores.detach().sum(1) - 1).abs() < 1e-3).all())
-    log = torch.log(scores.clamp_min(1e-12)) if probabilities else torch.log_softmax(scores, 1)
-    return torch.relu(-log.gather(1, labels[:, None]) - CONTENT).mean()
+    def _loss(self, image: Tensor, labels: Tensor | None, content: Tensor, generator: torch.Generator) -> Tensor:
+        outputs, inner = self._teacher(augmented(image, generator, crops=self._aims.crops))
+        loss = self._aims.smoothness * roughness(image)
+        if self._teacher.statistics:
+            loss = loss + self._aims.statistics * statistics_mismatch(inner, self._teacher.statistics)
+        if labels is not None:
+            doubt = cross_entropy(log_probabilities(outputs[0]), labels) + torch.log(content)
+            if labels.ndim == 2:
+                doubt = doubt + torch.xlogy(labels, labels).sum(1)
+            loss = loss + self._aims.confidence * torch.relu(doubt).mean()
+        return loss

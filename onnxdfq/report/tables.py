@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -74,6 +75,20 @@ def show_report(report: Report, console: Console) -> None:
         console.print(details)
         if target.sensitivity is not None:
             show_sensitivity(target.sensitivity, target.bits, console)
+
+
+def show_synthesis(report: Report, files: Sequence[Path], count: int, console: Console) -> None:
+    """What `onnxdfq synth` prints."""
+    facts = _facts()
+    facts.add_row("model", f"{report.model} ({_size(report.size)})")
+    facts.add_row("input", report.input)
+    facts.add_row("assumed input", report.domain)
+    facts.add_row("images", f"{count}, {report.images}")
+    for notice in report.notices:
+        facts.add_row("notice", notice)
+    facts.add_row("time", f"{sum(report.stages.values()):.1f} s, peak memory {report.peak_mb:.0f} MB")
+    facts.add_row("written to", ", ".join(map(str, files)))
+    console.print(facts)
 
 
 def show_inspection(found: Inspection, console: Console) -> None:

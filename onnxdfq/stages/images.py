@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 
-from onnxdfq.config import RECIPES
-from onnxdfq.engine.operators import unsupported
 from onnxdfq.engine.ort import Session
+from onnxdfq.errors import OnnxdfqError
 from onnxdfq.images.domain import given, preset
 from onnxdfq.images.infer_domain import infer_domain
 from onnxdfq.images.procedural import procedural
 from onnxdfq.run import Run
+from onnxdfq.stages.synthesis import make
 
 CALIBRATION_IMAGES = 32  # at 224x224; smaller images come in larger numbers at the same cost
+GIVEN_TIMES = 4  # images that the user has are taken in larger numbers than synthetic ones, but not endlessly
 
 
 def find_domain(run: Run) -> None:
@@ -34,40 +35,31 @@ def find_domain(run: Run) -> None:
 
         run.domain = infer_domain(run.graph, run.into, pixels, answers)
     run.report.domain = run.domain.describe()
+    if run.given is not None:
+        run.given = run.domain.from_rgb(run.given)
 
 
 def make_images(run: Run) -> None:
-    count = run.affordable(CALIBRATION_IMAGES)
-    images = _procedural(run, count + run.whole(count // 2), "images")
-    source, reason = "procedural", _no_inversion(run)
-    if not reason:
-        from onnxdfq.images.inversion import invert, torch_device  # here, so that recipe fast never imports torch
-
-        steps = RECIPES[run.options.recipe].inversion_steps
-        device = torch_device(run.options.device)
-        images = invert(
-            run.model, run.into, run.domain, images,
-            steps=steps, seed=run.options.seed, device=device, on_step=run.progress.step,
-        )  # fmt: skip
-        led = [f"{len(run.guides.statistics)} BatchNormalization statistics"] if run.guides.statistics else []
-        led += [f"{run.guides.classes} classes"] if run.guides.classes else []
-        source = f"inverted on {device} in {steps} steps, led by {' and '.join(led)}"
-    run.calibration, run.held_out = images[:count], images[count:]
-    run.report.images = f"{count} for calibration, {len(run.held_out)} held out; {source}" + (
-        f" ({reason})" if reason else ""
-    )
-
-
-def _no_inversion(run: Run) -> str:
-    """Why images are not inverted from the model; empty when they are."""
-    if not RECIPES[run.options.recipe].inversion_steps:
-        return f"recipe {run.options.recipe} takes no gradients"
-    if not run.guides:
-        return "the model has neither BatchNormalization nor class scores to lead an inversion"
-    if run.into.dtype == np.uint8:
-        return "there is no gradient to a uint8 input"
-    lines = unsupported(run.model)
-    return f"the torch engine can't run the model: {lines[0]}" if lines else ""
+    """The images that calibrate and those held out, a third of all."""
+    wanted = run.affordable(CALIBRATION_IMAGES)
+    if run.given is not None and run.options.source is None:
+        most = GIVEN_TIMES * (wanted + run.whole(wanted // 2))
+        pixels = run.given[np.linspace(0, len(run.given) - 1, min(len(run.given), most)).astype(int)]
+        source = f"of {len(run.given)} given"
+    else:
+        made = make(run, wanted + run.whole(wanted // 2))
+        assert made is not None  # there is one process only
+        pixels, source = made.pixels, run.report.images
+    size = run.into.batch or 1
+    if len(pixels) < 2 * size:
+        hint = f"the model takes {size} at once, and as many are held out" if size > 1 else "give two or more"
+        raise OnnxdfqError(f"{len(pixels)} images are too few", hint)
+    held = max(len(pixels) // 3 // size, 1) * size
+    # Files often lie in order of their class: what is held out is spread over all.
+    out = np.zeros(len(pixels), bool)
+    out[np.linspace(0, len(pixels) - 1, held).astype(int)] = True
+    run.calibration, run.held_out = pixels[~out], pixels[out]
+    run.report.images = f"{len(run.calibration)} for calibration, {held} held out; {source}"
 
 
 def _procedural(run: Run, count: int, purpose: str) -> np.ndarray:

@@ -12,6 +12,7 @@ from onnxdfq.config import Options
 from onnxdfq.console import Progress
 from onnxdfq.engine.ort import Session
 from onnxdfq.errors import OnnxdfqError
+from onnxdfq.images.files import read_images
 from onnxdfq.images.guides import guides
 from onnxdfq.images.model_input import ModelInput, model_input
 from onnxdfq.model_file import with_shapes
@@ -56,6 +57,8 @@ def find_input(run: Run) -> None:
         run.report.notices.append("the batch is declared free, but the model runs with one image only")
     if run.options.evaluate is not None:  # now, for a mistake in it should not cost minutes
         run.labelled = read_labelled(run.options.evaluate, run.into)
+    if run.options.images is not None:
+        run.given, _ = read_images(run.options.images, run.into)
 
 
 def simplify(run: Run) -> None:
@@ -72,6 +75,10 @@ def canonicalize(run: Run) -> None:
     run_passes(run.graph, CANONICAL)
     run.model = gs.export_onnx(run.graph)
     run.guides = guides(run.model)
+
+
+def find_layers(run: Run) -> None:
+    """Now, for a model without any should not cost the minutes that images take."""
     for target in run.options.targets:
         if not place(run.graph, run.options.target(target)).weights:
             hint = "`onnxdfq inspect` lists its layers and why"

@@ -53,3 +53,11 @@ def float_type(text: str) -> str:
     if text not in names:
         raise argparse.ArgumentTypeError(f"{text} is neither fp32 nor fp16")
     return names[text]
+
+
+def seconds(text: str) -> float:
+    unit = {"s": 1, "m": 60, "h": 3600}.get(text[-1:])
+    try:
+        return float(text[:-1] if unit else text) * (unit or 1)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text} is no time such as 90s, 5m or 1h") from None

@@ -8,16 +8,8 @@ import sys
 from pathlib import Path
 
 from onnxdfq.errors import OnnxdfqError
-from onnxdfq.verbs.argument_types import (
-    WIDTH,
-    bits_or_none,
-    bits_or_pair,
-    float_type,
-    number,
-    numbers,
-    seed,
-    shape,
-)
+from onnxdfq.verbs import image_arguments
+from onnxdfq.verbs.argument_types import WIDTH, bits_or_none, bits_or_pair, float_type, number
 
 HELP = "make a quantized model from a float one, without data"
 EXAMPLE = "onnxdfq quantize model.onnx --target ort-cpu -o model.int8.onnx"
@@ -55,12 +47,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         help="tensorrt (default), ort-cpu, ...: see `onnxdfq targets`; repeat it",
     )
     add("--recipe", default="balanced", metavar="R", help="balanced (default), or fast: no torch, no gradients")
-    add("--domain", metavar="D", help="what the model is fed with: imagenet, unit, raw255, pm1, caffe; else inferred")
-    add("--mean", type=numbers, metavar="M,..", help="with --std: input = (pixel * scale - mean) / std")
-    add("--std", type=numbers, metavar="S,..")
-    add("--scale", type=number, default=1.0, help="1 (default) where mean and std are in pixels, else 0.00392157")
-    add("--bgr", action="store_true", help="the model takes BGR (with --mean and --std)")
-    add("--input-shape", type=shape, metavar="1x3xHxW", help="where H and W are free")
+    image_arguments.add(parser)
     add("--observer", metavar="O", help="min-max, percentile, mse or entropy; by default what suits the bits")
     add("--no-bias-correction", action="store_true", help="leave biases as they are")
     add("--config", type=Path, metavar="FILE.toml", help="bits or float for single nodes, by name or operator")
@@ -75,11 +62,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         help="fp32 (default) or fp16, for what stays float",
     )
     add("--eval", type=Path, metavar="DIR|NPZ", help="labelled images for the report; they calibrate nothing")
-    add("--device", default="auto", metavar="auto|cpu|cuda", help="for gradients and verification")
-    add("--seed", type=seed, default=0, help="same seed, same bytes (default 0)")
     add("--report", type=Path, metavar="FILE.json", help="write the report as JSON")
     add("--json", action="store_true", help="print the report as JSON")
-    add("--quiet", action="store_true", help="no progress")
 
 
 def run(parsed: argparse.Namespace) -> None:
@@ -89,10 +73,12 @@ def run(parsed: argparse.Namespace) -> None:
     from onnxdfq.api import output_files, quantize
     from onnxdfq.config import bits_in_name
     from onnxdfq.console import progress_for
+    from onnxdfq.images.ranks import refuse_several
     from onnxdfq.model_file import check_writable, write_bytes
     from onnxdfq.plan_file import plan_files, write_plan
     from onnxdfq.report.tables import show_report
 
+    refuse_several()
     targets = tuple(dict.fromkeys(parsed.target or ["tensorrt"]))
     named = bits_in_name(parsed.bits, parsed.size_budget, parsed.avg_bits)
     files = output_files(parsed.model, named, targets, parsed.output)
@@ -111,17 +97,9 @@ def run(parsed: argparse.Namespace) -> None:
         target=targets,
         recipe=parsed.recipe,
         output=files,
-        domain=parsed.domain,
-        mean=parsed.mean,
-        std=parsed.std,
-        scale=parsed.scale,
-        order="BGR" if parsed.bgr else "RGB",
-        input_shape=parsed.input_shape,
         observer=parsed.observer,
         bias_correction=not parsed.no_bias_correction,
         evaluate=parsed.eval,
-        device=parsed.device,
-        seed=parsed.seed,
         all_layers=parsed.all_layers,
         size_budget=parsed.size_budget,
         avg_bits=parsed.avg_bits,
@@ -133,6 +111,7 @@ def run(parsed: argparse.Namespace) -> None:
         plan=parsed.plan,
         compat=parsed.compat,
         float_type=parsed.float_type,
+        **image_arguments.given(parsed),
         progress=progress_for(Console(stderr=True), parsed.quiet),
     )
     for target, file in plans.items():

@@ -46,7 +46,7 @@ def test_the_same_seed_gives_the_same_bytes(small: Path) -> None:
     assert written[0] == written[1]
 
 
-@pytest.mark.parametrize("command", ["quantize", "inspect", "check", "explain", "retarget --target qnn"])
+@pytest.mark.parametrize("command", ["quantize", "inspect", "check", "explain", "retarget --target qnn", "synth -o images.npz"])
 def test_files_that_are_no_model(command: str, tmp_path: Path, fails: Callable[..., str]) -> None:
     text, truncated = tmp_path / "text.onnx", tmp_path / "truncated.onnx"
     text.write_text("this is not a model\n" * 30)
@@ -285,7 +285,7 @@ def test_help_has_an_example_of_each_verb(verb: str, capsys: pytest.CaptureFixtu
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ([], "arguments are required: quantize|inspect|check|explain|retarget|targets"),
+        ([], "arguments are required: quantize|inspect|check|explain|retarget|synth|targets"),
         (["frobnicate"], "invalid choice: 'frobnicate'"),
         (["quantize"], "arguments are required: model"),
         (["inspect"], "arguments are required: model"),

@@ -5,16 +5,15 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
-import torch
 from onnx import numpy_helper, parser
 
 from onnxdfq.engine.ort import Session
-from onnxdfq.errors import OnnxdfqError
 from onnxdfq.images.domain import preset
 from onnxdfq.images.guides import guides
-from onnxdfq.images.inversion import invert, torch_device
+from onnxdfq.images.inversion import Aims, Inversion
 from onnxdfq.images.model_input import ModelInput
 from onnxdfq.images.procedural import procedural
+from onnxdfq.images.source import Subject
 
 SIZE = 12
 
@@ -52,13 +51,19 @@ def into(layout="NCHW", batch=None):
     return ModelInput("x", 3, SIZE, SIZE, layout, batch, np.dtype(np.float32))
 
 
+def subject(model, given=None, like=None):
+    return Subject(model, like or into(), preset("imagenet", 3, ""), guides(model), given=given)
+
+
 def starts(count=4):
     return procedural(count, 3, SIZE, SIZE, np.random.default_rng(1))
 
 
-def inverted(model, count=4, steps=30, seed=0, given=None, **more):
-    fed = preset("imagenet", 3, "")
-    return invert(model, given or into(), fed, starts(count), steps=steps, seed=seed, device="cpu", **more)
+def inverted(model, count=4, steps=30, seed=0, like=None, **aims):
+    """``count`` images, begun with ``starts``."""
+    source = Inversion(subject(model, starts(count), like), steps=steps, aims=Aims(**aims))
+    shards = [source.make(seed, shard).pixels for shard in range(-(-count // source.size))]
+    return np.concatenate(shards)[:count]
 
 
 def mismatch(model, pixels):
@@ -120,36 +125,73 @@ def test_no_step_leaves_the_starts_but_for_what_lies_at_the_ends():
     np.testing.assert_array_equal(images, np.rint(np.clip(starts(4), 0.02 * 255, 0.98 * 255)))
 
 
-@pytest.mark.parametrize(("count", "batch"), [(4, 4), (5, 2), (1, 3), (7, None)])
-def test_every_number_of_images_comes_back_whatever_the_batch(count, batch):
+@pytest.mark.parametrize("batch", [2, None])
+def test_a_shard_is_as_large_as_the_batch_and_every_step_is_told(batch):
     heard = []
     dims = "N,3,12,12" if batch is None else f"{batch},3,12,12"
-    images = inverted(normalized(dims), count, 3, given=into(batch=batch), on_step=lambda *each: heard.append(each))
-    assert images.shape == (count, 3, SIZE, SIZE)
-    total = 3 * (-(-count // batch) if batch else 1)
-    assert heard == [(step, total) for step in range(1, total + 1)]
+    source = Inversion(subject(normalized(dims), like=into(batch=batch)), steps=3)
+    made = source.make(0, 0, lambda *each: heard.append(each))
+    assert made.pixels.shape == (source.size, 3, SIZE, SIZE)
+    assert source.size == batch or (batch is None and source.size > 1)
+    assert [each[:2] for each in heard] == [(1, 3), (2, 3), (3, 3)]
+    assert heard[-1][2] < heard[0][2]
+
+
+def test_shards_differ_and_hang_on_nothing_made_before():
+    one, another = (Inversion(subject(classifier(), like=into(batch=4)), steps=3, aims=Aims(swing=True)) for _ in "ab")
+    first, second = one.make(0, 0), one.make(0, 1)
+    alone = another.make(0, 1)
+    assert not np.array_equal(first.pixels, second.pixels)
+    assert np.array_equal(second.pixels, alone.pixels)
+    assert np.array_equal(second.labels, alone.labels)
+
+
+def test_boundary_images_belong_to_two_classes_and_the_model_sees_both():
+    model = classifier()
+    made = Inversion(subject(model, like=into(batch=16)), steps=80, aims=Aims(boundary=0.5)).make(0, 0)
+    np.testing.assert_allclose(made.labels.sum(1), 1, rtol=1e-5)
+    assert (made.labels[:8].max(1) == 1).all()
+    pairs = made.labels[8:]
+    assert ((pairs > 0).sum(1) <= 2).all()
+    assert ((pairs > 0).sum(1) == 2).any()
+    scores = Session(model).run({"x": preset("imagenet", 3, "").to_model(made.pixels, into())})["y"][8:]
+    wanted = np.take_along_axis(scores, np.argsort(-pairs, 1)[:, :2], 1).mean()
+    assert wanted > scores.mean() + 0.5
+
+
+def test_hard_images_stay_less_sure():
+    model = classifier()
+    made = Inversion(subject(model, like=into(batch=16)), steps=150, aims=Aims(hard=0.5, smoothness=0.5)).make(0, 0)
+    scores = Session(model).run({"x": preset("imagenet", 3, "").to_model(made.pixels, into())})["y"]
+    chances = np.exp(scores) / np.exp(scores).sum(1, keepdims=True)
+    own = chances[np.arange(16), made.labels]
+    assert np.median(own[:8]) < np.median(own[8:]) - 0.1
+
+
+def test_a_low_pass_and_crops_leave_images_images():
+    images = inverted(normalized(), steps=5, cutoff=0.25, crops=True)
+    assert np.array_equal(images, np.clip(np.rint(images), 0, 255))
+    plain = inverted(normalized(), steps=5)
+    assert np.abs(np.diff(images, axis=3)).mean() < np.abs(np.diff(plain, axis=3)).mean()
+
+
+def test_it_stops_where_nothing_is_gained_any_more():
+    heard = []
+    model = model_of("g (float[N,3,12,12] x) => (float[N,3,12,12] y) { y = Relu (x) }")
+    flat = np.full((4, 3, SIZE, SIZE), 100, np.uint8)
+    Inversion(subject(model, flat), steps=500).make(0, 0, lambda *each: heard.append(each))
+    assert len(heard) < 100
 
 
 def test_channels_last_sees_the_same_images():
     last = normalized("N,12,12,3", "t = Transpose <perm = [0,3,1,2]> (x)")
-    first, turned = inverted(normalized(), steps=5), inverted(last, steps=5, given=into("NHWC"))
+    first, turned = inverted(normalized(), steps=5), inverted(last, steps=5, like=into("NHWC"))
     assert np.abs(first - turned).max() <= 1
 
 
 def test_starts_and_model_are_left_as_they_were():
     model, given = normalized(), starts(4)
     content, kept = model.SerializeToString(), given.copy()
-    invert(model, into(), preset("unit", 3, ""), given, steps=2, seed=0, device="cpu")
+    Inversion(subject(model, given), steps=2).make(0, 0)
     assert model.SerializeToString() == content
     assert np.array_equal(given, kept)
-
-
-def test_devices():
-    assert torch_device("cpu") == "cpu"
-    assert torch_device("auto") == ("cuda" if torch.cuda.is_available() else "cpu")
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_cuda_that_is_not_there_is_refused():
-    with pytest.raises(OnnxdfqError, match="torch does not find it"):
-        torch_device("cuda")

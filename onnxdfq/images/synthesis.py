@@ -1,0 +1,68 @@
+"""Images from a source: shard by shard, from the store where it has them, by all processes that share the work."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from onnxdfq.images.ranks import Ranks
+from onnxdfq.images.source import Batch, Source
+from onnxdfq.images.store import Store
+
+
+@dataclass(frozen=True)
+class Synthesis:
+    """batch: the images. reused: how many shards were in the store. steps: that a shard took on average."""
+
+    batch: Batch
+    reused: int
+    steps: float
+
+
+def synthesize(
+    source: Source,
+    count: int,
+    seed: int,
+    store: Store | None = None,
+    ranks: Ranks = Ranks(),  # noqa: B008  (immutable)
+    on_step: Callable[[int, int, float], None] = lambda done, total, loss: None,
+) -> Synthesis | None:
+    """The first ``count`` images that ``seed`` gives; None in all processes but the first.
+
+    on_step: told of the steps that this process has done, of how many, and the loss.
+    """
+    mine = ranks.mine(range(-(-count // source.size)))
+    made: dict[int, Batch] = {}
+    reused, taken = 0, []
+    for turn, shard in enumerate(mine):
+        kept = store.load(shard) if store else None
+        if kept is not None:
+            made[shard] = kept
+            reused += 1
+            continue
+        done = 0
+
+        def told(step: int, steps: int, loss: float, before: int = turn) -> None:
+            nonlocal done
+            done = step
+            on_step(before * steps + step, len(mine) * steps, loss)
+
+        made[shard] = source.make(seed, shard, told)
+        taken.append(done)
+        if store:
+            store.save(shard, made[shard])
+    everything = ranks.gathered((made, reused, taken))
+    if not everything:
+        return None
+    shards = {shard: batch for each, _, _ in everything for shard, batch in each.items()}
+    batches = [shards[shard] for shard in sorted(shards)]
+    pixels = np.concatenate([batch.pixels for batch in batches])[:count]
+    labels = [batch.labels for batch in batches if batch.labels is not None]
+    steps = [step for _, _, each in everything for step in each]
+    return Synthesis(
+        Batch(pixels, np.concatenate(labels)[:count] if labels else None),
+        sum(each for _, each, _ in everything),
+        float(np.mean(steps)) if steps else 0.0,
+    )

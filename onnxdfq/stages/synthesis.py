@@ -1,0 +1,100 @@
+"""Synthetic images for the model: which source makes them, in how many steps, and where they are kept."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import asdict
+
+import onnxdfq
+from onnxdfq.config import RECIPES, Options
+from onnxdfq.engine.ort import SERIALIZED_LIMIT
+from onnxdfq.errors import OnnxdfqError
+from onnxdfq.images.ranks import Ranks
+from onnxdfq.images.schedule import Schedule, within
+from onnxdfq.images.source import Batch, Subject
+from onnxdfq.images.sources import KINDS, Kind
+from onnxdfq.images.store import Store, open_store
+from onnxdfq.images.synthesis import synthesize
+from onnxdfq.run import Run
+
+EFFORT = 2  # unless the user says otherwise
+ALONE = Ranks()
+
+
+def make(run: Run, count: int, ranks: Ranks = ALONE) -> Batch | None:
+    """``count`` images, fewer only where a time budget is too short; None in all processes but the first.
+
+    Raises OnnxdfqError when the source that was asked for can't work on this model.
+    """
+    options = run.options
+    subject = Subject(run.model, run.into, run.domain, run.guides, given=run.given)
+    kind, why = _chosen(options, subject)
+    if kind.steps:
+        from onnxdfq.engine.torch_device import torch_device  # here, so that recipe fast never imports torch
+
+        device = torch_device(options.device)
+        subject = Subject(run.model, run.into, run.domain, run.guides, device, run.given)
+    store = _store(run, kind, subject)
+    schedule = _schedule(options, kind, subject, count, store, ranks)
+    if schedule.images < count:
+        notice = f"{options.time_budget:g} s are enough for {schedule.images} images of the {count} wanted"
+        run.report.notices.append(notice)
+    source = kind.build(subject, schedule.steps)
+    made = synthesize(source, schedule.images, options.seed, store, ranks, run.progress.step)
+    if made is None:
+        return None
+    early = f", done after {made.steps:.0f} on average" if 0 < made.steps < 0.99 * source.steps else ""
+    shards = -(-schedule.images // source.size)
+    kept = f"; {made.reused} of {shards} shards from the cache" if made.reused else ""
+    shared = f"; shared by {ranks.count} processes" if ranks.count > 1 else ""
+    run.report.images = source.about + early + kept + shared + (f" ({why})" if why else "")
+    return made.batch
+
+
+def _chosen(options: Options, subject: Subject) -> tuple[Kind, str]:
+    """The source, and why it is not that of the recipe; empty if it is."""
+    if options.source is not None:
+        kind = KINDS[options.source]
+        lacking = kind.lacks(subject)
+        if lacking:
+            able = [name for name, other in KINDS.items() if not other.lacks(subject)]
+            raise OnnxdfqError(f"--source {kind.name}: {lacking}", f"choose from {', '.join(able)}")
+        return kind, ""
+    kind = KINDS[RECIPES[options.recipe].source]
+    lacking = kind.lacks(subject)
+    return (KINDS["procedural"], lacking) if lacking else (kind, "")
+
+
+def _schedule(
+    options: Options, kind: Kind, subject: Subject, count: int, store: Store | None, ranks: Ranks
+) -> Schedule:
+    if not kind.steps or options.time_budget is None:
+        return Schedule(kind.steps[(options.effort or EFFORT) - 1] if kind.steps else 0, count)
+    # A measured choice is no other on the second run, or what the first one made could not be used.
+    decided = store.remembered("schedule") if store else None
+    if decided is None and ranks.rank == 0:
+        decided = asdict(within(options.time_budget, kind, subject, count, ranks.count))
+        if store:
+            store.remember("schedule", decided)
+    return Schedule(**ranks.agreed(decided))
+
+
+def _store(run: Run, kind: Kind, subject: Subject) -> Store | None:
+    """Where images of this kind for this model are kept; None without --cache, or for what is drawn in no time."""
+    options = run.options
+    if options.cache is None or not kind.steps:
+        return None
+    settings = {
+        "onnxdfq": onnxdfq.__version__,
+        "source": kind.name,
+        "effort": options.effort or EFFORT if options.time_budget is None else None,
+        "time budget": options.time_budget,
+        "seed": options.seed,
+        "domain": [run.domain.mean, run.domain.std, run.domain.order],
+        "shape": run.into.shape(run.into.batch or 0),
+        "device": subject.device,
+        "given": hashlib.sha256(run.given.tobytes()).hexdigest() if run.given is not None else None,
+    }
+    if run.original.ByteSize() >= SERIALIZED_LIMIT:
+        raise OnnxdfqError("--cache is for models below 2 GB", "leave it out")
+    return open_store(options.cache, run.original.SerializeToString(deterministic=True), settings)
