@@ -73,7 +73,7 @@ def _classes(subject: Subject) -> str:
 
 STARTS_FROM_IMAGES = "inversion"  # that the user has; the others begin with nothing
 
-GENERATOR_STEPS = (50, 120, 400, 1000, 3000)
+GENERATOR_STEPS = (40, 80, 250, 1000, 3000)
 
 KINDS = {
     kind.name: kind
