@@ -86,7 +86,8 @@ def quantize(
 ) -> Quantized:
     """Quantize an ONNX file without data.
 
-    model: path of a float ONNX file with one image input [N, C, H, W] or [N, H, W, C].
+    model: path of a float ONNX file with an image input [N, C, H, W] or [N, H, W, C]. What other inputs are fed with
+        the report says; an npz given as images may hold arrays for them, by name, as the model reads them.
     bits: of the weights, 2 to 8; the first and last layers keep 8 unless all_layers. (low, high): pairs of layers, a
         low-bit one before a high-bit one that makes up for it. act_bits: of the activations, 2 to 8 or, where the
         target has them, 16; None quantizes weights only.

@@ -33,6 +33,7 @@ class _Parser(argparse.ArgumentParser):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return the exit code."""
+    parsed = argparse.Namespace()
     try:
         parsed = _parser().parse_args(arguments)
         return int(VERBS[parsed.command].run(parsed) or 0)
@@ -45,7 +46,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         return USER_ERROR
     except KeyboardInterrupt:
-        print("onnxdfq: stopped; nothing was written", file=sys.stderr)
+        cache = getattr(parsed, "cache", None)
+        kept = f"; the same command goes on with the images that are in {cache}" if cache is not None else ""
+        print(f"onnxdfq: stopped; no result was written{kept}", file=sys.stderr)
         return INTERRUPTED
     except MemoryError:
         print("onnxdfq: out of memory. Use a smaller --input-shape or another machine", file=sys.stderr)

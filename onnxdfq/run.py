@@ -72,9 +72,11 @@ class Run:
         count = images * REFERENCE_PIXELS // (self.into.height * self.into.width)
         return self.whole(int(np.clip(count, 8, MOST_IMAGES)))
 
-    def batches(self, pixels: np.ndarray) -> list[dict[str, np.ndarray]]:
-        """Pixels as feeds for the model, in batches that it accepts, small enough for all activations of one."""
+    def batches(self, pixels: np.ndarray, first: int = 0) -> list[dict[str, np.ndarray]]:
+        """Pixels as feeds for the model, in batches that it accepts, small enough for all activations of one. first:
+        the number of the first image, see ModelInput.feeds."""
         fitting = int(np.clip(REFERENCE_PIXELS // (self.into.height * self.into.width), 1, 64))
         size = self.into.batch or fitting
         whole = len(pixels) // size * size if self.into.batch else len(pixels)
-        return [{self.into.name: self.domain.to_model(pixels[k : k + size], self.into)} for k in range(0, whole, size)]
+        parts = [self.domain.to_model(pixels[k : k + size], self.into) for k in range(0, whole, size)]
+        return self.into.feeds(parts, first)

@@ -112,6 +112,16 @@ def _read_picture(path: Path, into: ModelInput) -> np.ndarray:
 # -- npz
 
 
+def read_arrays(source: Path) -> dict[str, np.ndarray]:
+    """What else an npz with images holds, by name: arrays for other inputs of the model. Empty for whatever is no npz,
+    of which read_images says more."""
+    try:
+        with np.load(source, allow_pickle=False) as data:
+            return {name: data[name] for name in data.files if name not in ("images", "labels")}
+    except Exception:  # a folder, no file, a damaged one
+        return {}
+
+
 def _read_npz(source: Path, into: ModelInput, labelled: bool) -> tuple[np.ndarray, np.ndarray | None]:
     expected = "images and labels" if labelled else "images"
     try:

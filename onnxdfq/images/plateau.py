@@ -21,6 +21,8 @@ class Plateau:
         if self._steps < WINDOW:
             return False
         mean, self._sum, self._steps = self._sum / WINDOW, 0.0, 0
-        self._idle = 0 if mean < self._best * (1 - GAIN) else self._idle + 1
-        self._best = min(self._best, mean)
+        if mean < self._best * (1 - GAIN):
+            self._best, self._idle = mean, 0
+        else:
+            self._idle += 1
         return self._idle >= PATIENCE

@@ -11,9 +11,12 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 from onnxdfq.errors import OnnxdfqError
+
+PATIENCE = timedelta(days=30)  # of those that are done with theirs while another makes its last shard
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,9 @@ def joined() -> Iterator[Ranks]:
     if count == 1:
         yield Ranks()
         return
+    missing = [name for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
+    if missing:
+        raise OnnxdfqError(f"WORLD_SIZE is {count}, but {missing[0]} is not set", "start it with torchrun, or unset it")
     import torch
     import torch.distributed as dist
 
@@ -70,7 +76,7 @@ def joined() -> Iterator[Ranks]:
     if torch.cuda.is_available():
         torch.cuda.set_device(ranks.local % torch.cuda.device_count())
     # What is gathered are images and numbers on the CPU, once per run: gloo carries them; nccl is there for gradients.
-    dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+    dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=PATIENCE)
     try:
         yield ranks
     finally:

@@ -1,6 +1,10 @@
 """Images kept on disk, shard by shard, so that a killed run goes on and a second one finds them.
 
-The folder's name is a hash of all that the images hang on: the model's bytes, the source and its options, the input's
+    CACHE/5f0c.../about.json                    what the images hang on
+                  schedule-60s-512-1.json       what was decided by the clock
+                  100-steps/00000.npz           a shard
+
+The folder's name is a hash of all that the images hang on besides the steps: the model's bytes, the source, the input's
 form and domain, the seed and the version of this package.
 """
 
@@ -9,7 +13,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,32 +20,37 @@ from typing import Any
 
 import numpy as np
 
-from onnxdfq.images.source import Batch
+from onnxdfq.errors import OnnxdfqError
+from onnxdfq.images.source import Batch, Source
 from onnxdfq.model_file import write_bytes
 
 
 @dataclass(frozen=True)
 class Store:
-    """Shards in ``folder``, one npz each."""
+    """Shards in ``folder``, one npz each. image: shape [C, H, W] of each of theirs."""
 
     folder: Path
+    image: tuple[int, int, int]
 
-    def load(self, shard: int) -> Batch | None:
-        """A shard made before; None if there is none that is whole."""
+    def load(self, source: Source, shard: int) -> Batch | None:
+        """A shard that ``source`` made before; None if there is none that is whole."""
         try:
-            with np.load(self._file(shard), allow_pickle=False) as data:
-                return Batch(data["pixels"].astype(np.float32), data.get("labels"))
-        except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
+            with np.load(self._file(source, shard), allow_pickle=False) as data:
+                pixels, labels = data["pixels"], data.get("labels")
+        except Exception:  # zip, deflate and numpy headers each fail in ways of their own
             return None
+        if pixels.shape != (source.size, *self.image) or pixels.dtype != np.uint8:
+            return None
+        return None if labels is not None and len(labels) != source.size else Batch(pixels.astype(np.float32), labels)
 
-    def save(self, shard: int, batch: Batch) -> None:
-        """Keep a shard; it appears whole or not at all."""
+    def save(self, source: Source, shard: int, batch: Batch) -> None:
+        """Keep a shard that ``source`` made; it appears whole or not at all."""
         arrays = {"pixels": batch.pixels.astype(np.uint8)}
         if batch.labels is not None:
             arrays["labels"] = batch.labels
         content = io.BytesIO()
         np.savez_compressed(content, allow_pickle=False, **arrays)
-        write_bytes(content.getvalue(), self._file(shard))
+        write_bytes(content.getvalue(), self._file(source, shard))
 
     def remember(self, name: str, value: Any) -> None:
         """Keep something that was decided, as JSON."""
@@ -55,13 +63,17 @@ class Store:
         except (OSError, ValueError):
             return None
 
-    def _file(self, shard: int) -> Path:
-        return self.folder / f"{shard:05}.npz"
+    def _file(self, source: Source, shard: int) -> Path:
+        return self.folder / f"{source.steps}-steps" / f"{shard:05}.npz"
 
 
-def open_store(cache: Path, model: bytes, settings: Mapping[str, Any]) -> Store:
-    """The folder in ``cache`` for images of this model made in this way. Raises OnnxdfqError if it can't be written."""
+def open_store(cache: Path, model: bytes, settings: Mapping[str, Any], image: tuple[int, int, int]) -> Store:
+    """The folder in ``cache`` for images [C, H, W] of this model made in this way. Raises OnnxdfqError if it can't be
+    written."""
     described = json.dumps(settings, indent=1, sort_keys=True, default=str).encode()
     folder = cache / hashlib.sha256(hashlib.sha256(model).digest() + described).hexdigest()[:24]
-    write_bytes(described, folder / "about.json")
-    return Store(folder)
+    try:
+        write_bytes(described, folder / "about.json")
+    except OnnxdfqError as error:
+        raise OnnxdfqError(error.message, "give another --cache") from error
+    return Store(folder, image)

@@ -37,7 +37,7 @@ def synthesize(
     made: dict[int, Batch] = {}
     reused, taken = 0, []
     for turn, shard in enumerate(mine):
-        kept = store.load(shard) if store else None
+        kept = store.load(source, shard) if store else None
         if kept is not None:
             made[shard] = kept
             reused += 1
@@ -52,7 +52,7 @@ def synthesize(
         made[shard] = source.make(seed, shard, told)
         taken.append(done)
         if store:
-            store.save(shard, made[shard])
+            store.save(source, shard, made[shard])
     everything = ranks.gathered((made, reused, taken))
     if not everything:
         return None

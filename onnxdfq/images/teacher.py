@@ -12,6 +12,7 @@ from onnxdfq.engine.lower import lower, tap
 from onnxdfq.engine.precision import PLAIN, Mode, fastest, lower_precision
 from onnxdfq.images.domain import InputDomain
 from onnxdfq.images.model_input import ModelInput
+from onnxdfq.images.other_inputs import resized
 from onnxdfq.images.source import Subject, batch_size
 from onnxdfq.images.swing import swing as let_swing
 
@@ -23,11 +24,41 @@ def to_model(image: Tensor, into: ModelInput, domain: InputDomain) -> Tensor:
     return values.permute(0, 2, 3, 1) if into.layout == "NHWC" else values
 
 
+class Inputs:
+    """Every input of a model, in its order, for pixels 0..1 [size, C, H, W].
+
+    What else the model reads stands beside the images as in ``ModelInput.feeds``. Gradients reach an image through all
+    inputs that show it.
+    """
+
+    def __init__(self, subject: Subject, size: int, device: torch.device) -> None:
+        self.into, self.domain = subject.into, subject.domain
+        known = subject.into.shapes(size)
+        self.names = [entry.name for entry in subject.model.graph.input if entry.name in known]
+        self.constants = {}
+        for other in subject.into.others:
+            if other.role != "image":
+                self.constants[other.name] = torch.from_numpy(other.values(range(size))).to(device)
+
+    def __call__(self, image: Tensor) -> list[Tensor]:
+        values = to_model(image, self.into, self.domain)
+        found = {self.into.name: values, **self.constants}
+        further = {name: steps for steps, name in enumerate(self.into.images)}
+        for other in self.into.others:
+            if other.role == "image":
+                turned = values.roll(-further[other.name], 0)
+                if turned.shape[1:] != other.shape[-3:]:
+                    for axis, places in enumerate(resized(turned.shape[1:], other.shape[-3:]), 1):
+                        turned = turned.index_select(axis, torch.from_numpy(places).to(image.device))
+                found[other.name] = turned if other.per_image else turned[:1]
+        return [found[name] for name in self.names]
+
+
 class Teacher:
     """The model with frozen weights, in the precision that runs fastest here.
 
-    size: images per call. statistics: tensor -> (mean, standard deviation), each [C], of those that training left in
-    the model. mode: precision and memory order.
+    size: images per call. inputs: what the model reads for so many. statistics: tensor -> (mean, standard deviation),
+    each [C], of those that training left in the model. mode: precision and memory order.
     """
 
     def __init__(
@@ -38,12 +69,12 @@ class Teacher:
         swing: bool = False,
     ) -> None:
         """statistics: by tensor, instead of those in BatchNormalization. swing: see images/swing.py."""
-        self.into, self.domain = subject.into, subject.domain
         self.size = batch_size(subject.into)
         self.device = torch.device(subject.device)
-        shapes = {subject.into.name: subject.into.shape(self.size)}
+        self.inputs = Inputs(subject, self.size, self.device)
+        shapes = subject.into.shapes(self.size)
         network = lower(subject.model, trainable=False, input_shapes=shapes).to(self.device)
-        computed = {node.meta.get("onnx_tensor") for node in network.graph.nodes} - {subject.into.name}
+        computed = {node.meta.get("onnx_tensor") for node in network.graph.nodes} - shapes.keys()
         known = subject.guides.statistics if statistics is None else statistics
         self.statistics = {
             name: (torch.tensor(mean, device=self.device), torch.tensor(std, device=self.device))
@@ -57,7 +88,7 @@ class Teacher:
             # CUDA adds in no fixed order anyway; on the CPU equal seeds shall give equal bytes, so no choice may hang
             # on noise: only bfloat16 in hardware wins by so much.
             margin = 1.1 if self.device.type == "cuda" else 2.0
-            self.mode = fastest(network, to_model(sample.to(self.device), self.into, self.domain), margin=margin)
+            self.mode = fastest(network, *self.inputs(sample.to(self.device)), margin=margin)
             self.mode.prepare(network)
         self._tapped = tap(network, self.statistics)
         self._generator = torch.Generator()
@@ -71,5 +102,5 @@ class Teacher:
     def __call__(self, image: Tensor) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
         """Outputs of the model for pixels 0..1 [size, C, H, W], and the tensors that ``statistics`` names."""
         with self.mode.context(self.device):
-            outputs, inner = self._tapped(self.mode.arrange(to_model(image, self.into, self.domain)))
+            outputs, inner = self._tapped(*map(self.mode.arrange, self.inputs(image)))
         return outputs, inner

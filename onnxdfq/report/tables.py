@@ -64,7 +64,7 @@ def show_report(report: Report, console: Console) -> None:
         for line in pairs_in_words(target.pairing, PAIRS_SHOWN) if target.pairing is not None else ():
             details.add_row("pairs", Text(line))
         details.add_row("bias correction", target.bias_correction)
-        details.add_row("verified on", f"{target.provider}, {target.agreement.images} held-out synthetic images")
+        details.add_row("verified on", f"{target.provider}, {target.agreement.images} held-out images")
         if target.kernels is not None:
             details.add_row("kernels", kernel_summary(target.kernels))
             for reason, nodes in float_layers(target.kernels).items():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from onnxdfq.engine.ort import Session
@@ -29,7 +31,7 @@ def find_domain(run: Run) -> None:
         def answers(values: np.ndarray) -> np.ndarray:
             size = run.into.batch or len(values)
             parts = [values[k : k + size] for k in range(0, len(values), size)]
-            found = [next(iter(session.run({run.into.name: part}).values())) for part in parts]
+            found = [next(iter(session.run(feeds).values())) for feeds in run.into.feeds(parts)]
             alike = all(np.ndim(each) and np.shape(each)[1:] == np.shape(found[0])[1:] for each in found)
             return np.concatenate(found) if alike else np.empty(0)
 
@@ -44,12 +46,13 @@ def make_images(run: Run) -> None:
     wanted = run.affordable(CALIBRATION_IMAGES)
     if run.given is not None and run.options.source is None:
         most = GIVEN_TIMES * (wanted + run.whole(wanted // 2))
-        pixels = run.given[np.linspace(0, len(run.given) - 1, min(len(run.given), most)).astype(int)]
+        taken = np.linspace(0, len(run.given) - 1, min(len(run.given), most)).astype(int)
+        pixels = run.given[taken]
         source = f"of {len(run.given)} given"
     else:
         made = make(run, wanted + run.whole(wanted // 2))
         assert made is not None  # there is one process only
-        pixels, source = made.pixels, run.report.images
+        pixels, taken, source = made.pixels, np.arange(len(made.pixels)), run.report.images
     size = run.into.batch or 1
     if len(pixels) < 2 * size:
         hint = f"the model takes {size} at once, and as many are held out" if size > 1 else "give two or more"
@@ -59,6 +62,8 @@ def make_images(run: Run) -> None:
     out = np.zeros(len(pixels), bool)
     out[np.linspace(0, len(pixels) - 1, held).astype(int)] = True
     run.calibration, run.held_out = pixels[~out], pixels[out]
+    order = np.concatenate([taken[~out], taken[out]])
+    run.into = replace(run.into, others=tuple(other.reordered(order) for other in run.into.others))
     run.report.images = f"{len(run.calibration)} for calibration, {held} held out; {source}"
 
 

@@ -12,9 +12,10 @@ from onnxdfq.config import Options
 from onnxdfq.console import Progress
 from onnxdfq.engine.ort import Session
 from onnxdfq.errors import OnnxdfqError
-from onnxdfq.images.files import read_images
+from onnxdfq.images.files import read_arrays, read_images
 from onnxdfq.images.guides import guides
 from onnxdfq.images.model_input import ModelInput, model_input
+from onnxdfq.images.other_inputs import WORDS, check_rows
 from onnxdfq.model_file import with_shapes
 from onnxdfq.report.report import Report
 from onnxdfq.run import Run
@@ -42,16 +43,19 @@ def find_input(run: Run) -> None:
 
     def runs(candidate: ModelInput) -> bool:
         try:
-            session.run({candidate.name: np.zeros(candidate.shape(candidate.batch or 1), candidate.dtype)})
+            session.run(*candidate.feeds([np.zeros(candidate.shape(candidate.batch or 1), candidate.dtype)]))
         except Exception:  # onnxruntime raises a class per error code; whichever it is, this size does not fit
             return False
         return True
 
-    run.into = model_input(run.original, runs, run.options.input_shape)
+    held = read_arrays(run.options.images) if run.options.images is not None else {}
+    run.into = model_input(run.original, runs, run.options.input_shape, held)
     shape = "x".join(map(str, run.into.shape(run.into.batch or 1)))
     run.report.input = f"{run.into.name} {shape} {run.into.layout}"
     if not runs(run.into):
-        raise OnnxdfqError(f"the model does not run with its input at {shape}", "check it, or give --input-shape")
+        beside = "".join(f" and {other.name} at {WORDS[other.role]}" for other in run.into.others)
+        hint = "check it, or give --input-shape"
+        raise OnnxdfqError(f"the model does not run with its input at {shape}{beside}", hint)
     if run.into.batch is None and not runs(replace(run.into, batch=2)):
         run.into = replace(run.into, batch=1)
         run.report.notices.append("the batch is declared free, but the model runs with one image only")
@@ -59,12 +63,15 @@ def find_input(run: Run) -> None:
         run.labelled = read_labelled(run.options.evaluate, run.into)
     if run.options.images is not None:
         run.given, _ = read_images(run.options.images, run.into)
+        check_rows(run.into.others, len(run.given))
+    run.report.notices += [other.describe() for other in run.into.others]
 
 
 def simplify(run: Run) -> None:
     rng = np.random.default_rng(run.options.seed)
     shape = run.into.shape(run.into.batch or 1)
-    feeds = {run.into.name: rng.uniform(0, 255 if run.into.dtype == np.uint8 else 1, shape).astype(run.into.dtype)}
+    image = rng.uniform(0, 255 if run.into.dtype == np.uint8 else 1, shape).astype(run.into.dtype)
+    (feeds,) = run.into.feeds([image])
     run.model, reason = simplified(run.original, lambda model: list(Session(model).run(feeds).values()))
     if reason:
         run.report.notices.append(f"not simplified: {reason}")

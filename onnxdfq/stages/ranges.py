@@ -27,7 +27,8 @@ def calibrate(run: Run) -> None:
         for name, bits in widths_of_activations(run, place(run.graph, target)).items():
             wanted[name] = min(bits, wanted.get(name, bits))
     tensors = run.graph.tensors()
-    computed = [name for name in sorted(wanted) if name != run.into.name and isinstance(tensors[name], gs.Variable)]
+    inputs = run.into.shapes(1).keys()
+    computed = [name for name in sorted(wanted) if name not in inputs and isinstance(tensors[name], gs.Variable)]
     session = Session(tapped(run.model, computed))
     batches = run.batches(run.calibration)
 
@@ -38,18 +39,35 @@ def calibrate(run: Run) -> None:
 
     observed = observe(stream())
     # No image goes beyond the domain, and any may reach its ends.
-    if run.into.name in observed:
-        observed[run.into.name].add(np.array([run.domain.low, run.domain.high], np.float32))
+    for name in observed.keys() & set(run.into.images):
+        observed[name].add(np.array([run.domain.low, run.domain.high], np.float32))
     method = run.options.observer
     for name, values in observed.items():
-        bits = wanted.get(name, 8)  # the input of the model is observed in any case
+        bits = wanted.get(name, 8)  # inputs of the model are observed in any case
         run.ranges[name] = bounds(values, method or default_method(bits), bits)
     run.ranges = rounded(run.ranges)
     run.report.ranges = run.ranges
     for name in run.options.targets:
-        run.placements[name] = place(run.graph, run.options.target(name), run.ranges, run.overrides.floats)
+        target = run.options.target(name)
+        floats = run.overrides.floats if target.everything else {**_of_unknown_range(run), **run.overrides.floats}
+        run.placements[name] = place(run.graph, target, run.ranges, floats)
         if not run.placements[name].weights:
             raise OnnxdfqError(f"nothing is left to quantize for {name}", "let the configuration keep less in float")
+
+
+def _of_unknown_range(run: Run) -> dict[str, str]:
+    """Nodes that compute with sizes and scales from other inputs, and why they stay in float: at another size integers
+    would saturate."""
+    unknown = {other.name: other.name for other in run.into.others if not other.bounded}  # tensor -> input
+    found = {}
+    for node in run.graph.nodes if unknown else ():
+        reads = [tensor.name for tensor in node.inputs if isinstance(tensor, gs.Variable) and tensor.name]
+        source = next((unknown[name] for name in reads if name in unknown), None)
+        if source is not None:
+            found[node.name] = f"it reads input {source}, whose range in use is not known"
+            if all(name in unknown for name in reads):
+                unknown |= {tensor.name: source for tensor in node.outputs}
+    return found
 
 
 def widths_of_activations(run: Run, placement: Placement) -> dict[str, int]:

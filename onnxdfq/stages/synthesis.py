@@ -71,11 +71,12 @@ def _schedule(
     if not kind.steps or options.time_budget is None:
         return Schedule(kind.steps[(options.effort or EFFORT) - 1] if kind.steps else 0, count)
     # A measured choice is no other on the second run, or what the first one made could not be used.
-    decided = store.remembered("schedule") if store else None
+    name = f"schedule-{options.time_budget:g}s-{count}-{ranks.count}"
+    decided = store.remembered(name) if store else None
     if decided is None and ranks.rank == 0:
         decided = asdict(within(options.time_budget, kind, subject, count, ranks.count))
         if store:
-            store.remember("schedule", decided)
+            store.remember(name, decided)
     return Schedule(**ranks.agreed(decided))
 
 
@@ -87,14 +88,15 @@ def _store(run: Run, kind: Kind, subject: Subject) -> Store | None:
     settings = {
         "onnxdfq": onnxdfq.__version__,
         "source": kind.name,
-        "effort": options.effort or EFFORT if options.time_budget is None else None,
-        "time budget": options.time_budget,
         "seed": options.seed,
         "domain": [run.domain.mean, run.domain.std, run.domain.order],
         "shape": run.into.shape(run.into.batch or 0),
         "device": subject.device,
         "given": hashlib.sha256(run.given.tobytes()).hexdigest() if run.given is not None else None,
     }
+    arrays = {other.name: other.given for other in run.into.others if other.given is not None}
+    settings |= {f"input {name}": hashlib.sha256(array.tobytes()).hexdigest() for name, array in arrays.items()}
     if run.original.ByteSize() >= SERIALIZED_LIMIT:
         raise OnnxdfqError("--cache is for models below 2 GB", "leave it out")
-    return open_store(options.cache, run.original.SerializeToString(deterministic=True), settings)
+    image = (run.into.channels, run.into.height, run.into.width)
+    return open_store(options.cache, run.original.SerializeToString(deterministic=True), settings, image)

@@ -20,7 +20,7 @@ from passes.targets import TARGETS
 
 def verify(run: Run, target: str) -> None:
     original = Session(run.original, run.options.device)
-    held_out = run.batches(run.held_out)
+    held_out = run.batches(run.held_out, first=len(run.calibration))
     session = _loaded(run, run.results[target], target)
     closeness = agreement(original, session, held_out)
     correction = "not asked for"
@@ -35,7 +35,7 @@ def verify(run: Run, target: str) -> None:
         )
         if kept:
             run.results[target], session, closeness = run.corrected[target], candidate, corrected
-    plan = run.plans[target]
+    plan, shapes = run.plans[target], run.into.shapes(run.into.batch or 1)
     entry = TargetReport(
         file="",
         size=run.results[target].ByteSize(),
@@ -52,7 +52,7 @@ def verify(run: Run, target: str) -> None:
             if name in plan.tensors
         },
         rounding=run.rounding[target],
-        kernels=kernels(run.results[target], _input_shape(run)) if TARGETS[target].kernels_shown else None,
+        kernels=kernels(run.results[target], shapes) if TARGETS[target].kernels_shown else None,
     )
     if run.labelled is not None:
         pixels, labels = run.labelled
@@ -75,10 +75,6 @@ def _say_how_bits_were_chosen(run: Run, target: str, entry: TargetReport) -> Non
         tensors = run.graph.tensors()
         elements = {site.layer: tensors[name].values.size for name, site in run.placements[target].weights.items()}
         entry.budget = average_in_words(options.avg_bits, elements, entry.bits, chosen.free)
-
-
-def _input_shape(run: Run) -> dict[str, tuple[int, ...]]:
-    return {run.into.name: run.into.shape(run.into.batch or 1)}
 
 
 def _loaded(run: Run, model: onnx.ModelProto, target: str) -> Session:

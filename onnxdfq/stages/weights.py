@@ -92,7 +92,7 @@ def _with_moments(run: Run, graph: gs.Graph, bits: dict[str, int], words: str) -
             rounded[node.name] = kernels_of(node, quantizer.weights.values)
     mean, std = (np.resize(np.asarray(each), run.into.channels) for each in (run.domain.mean, run.domain.std))
     photographs = ChannelStats((PIXEL_MEAN - mean) / std, PIXEL_DEVIATION / std)
-    statistics = propagate(run.graph, {run.into.name: photographs, **run.statistics})
+    statistics = propagate(run.graph, dict.fromkeys(run.into.images, photographs) | run.statistics)
     rho = dict.fromkeys(rounded, SMOOTH if run.options.rounds == "squant" else WHITE)
     found, skips = decide_compensation(run.graph, rounded, statistics, rho)
     result = Compensate(found)(graph)

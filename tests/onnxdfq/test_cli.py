@@ -46,7 +46,9 @@ def test_the_same_seed_gives_the_same_bytes(small: Path) -> None:
     assert written[0] == written[1]
 
 
-@pytest.mark.parametrize("command", ["quantize", "inspect", "check", "explain", "retarget --target qnn", "synth -o images.npz"])
+@pytest.mark.parametrize(
+    "command", ["quantize", "inspect", "check", "explain", "retarget --target qnn", "synth -o images.npz"]
+)
 def test_files_that_are_no_model(command: str, tmp_path: Path, fails: Callable[..., str]) -> None:
     text, truncated = tmp_path / "text.onnx", tmp_path / "truncated.onnx"
     text.write_text("this is not a model\n" * 30)

@@ -224,3 +224,84 @@ def test_a_pool_that_gives_indices_too(tmp_path: Path) -> None:
     path = saved(text, {"w1": (16, 3, 3, 3), "w2": (4, 16, 3, 3)}, tmp_path / "pool.onnx")
     done = onnxdfq.quantize(path, target=("ort-cpu", "tensorrt"), recipe="fast")
     assert done.report.targets["tensorrt"].agreement.sqnr["y"] > 25
+
+
+LAYERS = {"w": (16, 3, 3, 3), "b": (16,), "v": (16, 16, 1, 1), "m": (16, 8)}
+BODY = "a = Conv(x, w, b) r = Relu(a) e = Conv(r, v) p = GlobalAveragePool(e) f = Flatten(p)"
+SEVERAL_INPUTS = {
+    "two images": (
+        """(float[N, 3, 12, 12] x, float[N, 3, 12, 12] z) => (float[N, 8] y) {
+            a = Conv(x, w, b) r = Relu(a) c = Conv(z, w, b) s = Relu(c) d = Sub(r, s)
+            e = Conv(d, v) p = GlobalAveragePool(e) f = Flatten(p) y = MatMul(f, m) }""",
+        {},
+        "the next image",
+    ),
+    "a mask": (
+        """(float[N, 1, 12, 12] mask, float[N, 3, 12, 12] x) => (float[N, 16, 12, 12] y) {
+            t = Mul(x, mask) c = Concat<axis = 1>(t, mask) a = Conv<pads = [1, 1, 1, 1]>(c, w, b) r = Relu(a)
+            y = Conv(r, v) }""",
+        {"w": (16, 4, 3, 3)},
+        "grey images, 0 to 1",
+    ),
+    "a size": (
+        f"""(float[1, 3, 12, 12] x, float[1, 2] im_info) => (float[1, 8, 2] y) {{
+            {BODY} g = MatMul(f, k) h = Sigmoid(g) q = Reshape(h, shape) y = Mul(q, im_info) }}""",
+        {"k": (16, 16)},
+        "the height and width of the image",
+    ),
+    "indices": (
+        f"""(float[N, 3, 12, 12] x, int64[N] z) => (float[N, 8] y) {{
+            {BODY} t = Gather(k, z) u = Add(f, t) y = MatMul(u, m) }}""",
+        {"k": (2, 16)},
+        "random zeros and ones",  # larger ones are no rows of the table
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", SEVERAL_INPUTS)
+def test_a_model_with_several_inputs(kind: str, tmp_path: Path) -> None:
+    text, shapes, words = SEVERAL_INPUTS[kind]
+    path = saved(f'<ir_version: 8, opset_import: ["" : 17]> g {text}', LAYERS | shapes, tmp_path / "model.onnx")
+    model = onnx.load(path)
+    model.graph.initializer.append(numpy_helper.from_array(np.int64([1, 8, 2]), "shape"))
+    onnx.save(model, path)
+    done = onnxdfq.quantize(path, target="ort-cpu", recipe="fast")
+    inputs = [entry.name for entry in model.graph.input]
+    assert [entry.name for entry in done.models["ort-cpu"].graph.input] == inputs
+    assert any(notice.endswith(words) for notice in done.report.notices)
+    found = done.report.targets["ort-cpu"]
+    assert found.layers == found.of
+    assert found.agreement.sqnr["y"] > 25
+    assert {"mask", "im_info"} & set(inputs) <= done.report.ranges.keys()
+    if kind == "two images":  # both have the range of the domain
+        assert done.report.ranges["x"] == done.report.ranges["z"]
+    if kind == "a size":  # in integers it would end where the calibration images do
+        assert not {"im_info", "y"} & found.plan.tensors.keys()
+
+
+def test_arrays_for_other_inputs_stay_with_their_images(tmp_path: Path) -> None:
+    """Each row holds what the model computes from its image: the difference tells rows that went astray."""
+    path = saved(
+        """<ir_version: 8, opset_import: ["" : 17]>
+        g (float[N, 3, 12, 12] x, float[N, 16] z) => (float[N, 8] y) {
+            a = Conv(x, w, b) p = GlobalMaxPool(a) f = Flatten(p) d = Sub(f, z) y = MatMul(d, m)
+        }""",
+        {"w": (16, 3, 3, 3), "b": (16,), "m": (16, 8)},
+        tmp_path / "model.onnx",
+    )
+    images = np.random.default_rng(0).integers(0, 256, (30, 12, 12, 3)).astype(np.uint8)
+    images //= np.arange(1, 31, dtype=np.uint8)[:, None, None, None]
+    maximum = onnx.load(path)
+    maximum.graph.output[0].name = "f"
+    maximum.graph.input.pop()
+    while maximum.graph.node[-1].op_type != "Flatten":
+        maximum.graph.node.pop()
+    session = onnxruntime.InferenceSession(maximum.SerializeToString(), providers=["CPUExecutionProvider"])
+    (beside,) = session.run(None, {"x": images.transpose(0, 3, 1, 2).astype(np.float32)})
+    np.savez(tmp_path / "images.npz", images=images, z=beside)
+    done = onnxdfq.quantize(path, target="ort-cpu", recipe="fast", images=tmp_path / "images.npz", domain="raw255")
+    low, high = done.report.ranges["d"]
+    assert max(-low, high) < 1e-3 * done.report.ranges["f"][1]
+    np.savez(tmp_path / "images.npz", images=images, z=beside[1:])
+    with pytest.raises(onnxdfq.errors.OnnxdfqError, match="29 rows for 30 images"):
+        onnxdfq.quantize(path, target="ort-cpu", recipe="fast", images=tmp_path / "images.npz")

@@ -119,9 +119,64 @@ def test_a_sequence_is_no_image_and_neither_is_an_input_of_unknown_rank():
     assert "input x has 0 axes" in refused(model)
 
 
-def test_there_has_to_be_one_input():
-    assert "the model has 2 inputs (x, z)" in refused("float[N,3,8,8] x, float[N,3,8,8] z")
-    assert "the model has 0 inputs (none)" in refused("")
+@pytest.mark.parametrize(
+    "inputs",
+    [
+        "",
+        "int64[N,77] ids, int64[N,77] mask",
+        "float[N,80,100] sound, float[N] gain",
+        "float[N,12,9,64] keys, int64[N] z",
+    ],
+)
+def test_one_of_several_inputs_has_to_be_an_image(inputs):
+    message = refused(inputs)
+    assert f"the model has {inputs.count('[')} inputs" in message
+    assert "none of them an image" in message
+
+
+@pytest.mark.parametrize(
+    ("inputs", "others"),
+    [
+        ("float[N,3,8,8] x, float[N,3,8,8] z", ["z"]),
+        ("int64[N] z, float[N,3,8,8] x, float[N,2] info", ["z", "info"]),
+        ("float[N,12,8,8] z, float[N,8,8,3] x", ["z"]),
+        ("float[N,5] z, uint8[N,4,8,8] x", ["z"]),
+        ("float[N,1,8,8] z, float[N,3,8,8] x", ["z"]),
+        ("float[N,1,8,8] mask, float[N,1,8,8] x, float[N,1,8,8] z", ["mask", "z"]),
+        ("float16[N,3,8,8] z, float[N,3,8,8] x", ["z"]),
+    ],
+)
+def test_the_first_image_in_colour_leads(inputs, others):
+    result = found(inputs)
+    assert result.name == "x"
+    assert [other.name for other in result.others] == others
+
+
+def test_of_ways_to_feed_another_input_the_first_that_runs_is_taken():
+    roles = []
+
+    def runs(candidate):
+        roles.append(tuple(other.role for other in candidate.others))
+        return roles[-1] == ("ones", "noise")
+
+    result = found("float[N,3,8,8] x, int64[N] a, float[N,5] b", runs)
+    assert tuple(other.role for other in result.others) == ("ones", "noise")
+    assert roles[0] == ("small", "noise")
+    assert len(roles) == len(set(roles))
+
+
+def test_sizes_and_ways_to_feed_are_tried_together():
+    result = found(
+        "float[N,3,H,W] x, int64[N] a, float[N,1,H,W] mask",
+        lambda candidate: candidate.height == 32 and candidate.others[0].role == "zeros",
+    )
+    assert result.shapes(2) == {"x": (2, 3, 32, 32), "a": (2,), "mask": (2, 1, 32, 32)}
+
+
+def test_nothing_that_runs_for_another_input_is_refused_with_a_way_out():
+    message = refused("float[N,3,8,8] x, int64[N] ids", lambda candidate: False)
+    assert "beside x (ids)" in message
+    assert "--images" in message
 
 
 def test_weights_that_old_files_list_as_inputs_are_none():

@@ -1,0 +1,71 @@
+"""Several processes: who makes what, and that nobody can tell from the images."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import onnx
+import pytest
+
+from onnxdfq.errors import OnnxdfqError
+from onnxdfq.images.ranks import Ranks, joined, refuse_several
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 8])
+def test_every_shard_is_made_by_one_process_and_the_work_is_shared(count: int) -> None:
+    shares = [list(Ranks(rank, count).mine(range(10))) for rank in range(count)]
+    assert sorted(shard for share in shares for shard in share) == list(range(10))
+    sizes = [len(share) for share in shares]
+    assert max(sizes) - min(sizes) <= 1
+
+
+def test_one_process_talks_to_nobody() -> None:
+    assert Ranks().agreed("value") == "value"
+    assert Ranks().gathered("value") == ["value"]
+
+
+def test_without_torchrun_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    with joined() as ranks:
+        assert ranks == Ranks(0, 1, 0)
+    refuse_several()
+
+
+def test_what_cannot_be_shared_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(OnnxdfqError, match="only `onnxdfq synth`"):
+        refuse_several()
+
+
+def test_two_processes_write_the_bytes_that_one_writes(small: Path) -> None:
+    model = onnx.load(small)
+    for value in (model.graph.input[0], model.graph.output[0]):
+        value.type.tensor_type.shape.dim[0].dim_value = 4  # shards of four: three of them for ten images
+    onnx.save(model, small)
+    start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    synth = ["-m", "onnxdfq.cli", "synth", small, "-n", "10", "--effort", "1", "--device", "cpu", "--quiet"]
+    folder, environment = small.parent, os.environ | {"OMP_NUM_THREADS": "1"}
+    running = [
+        subprocess.Popen(
+            [*before, *synth, "--cache", folder / f"{name} cache", "-o", folder / f"{name}.npz"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment,
+        )
+        for before, name in ((start, "two"), ([sys.executable], "one"))
+    ]
+    said = [process.communicate(timeout=120) for process in running]
+    assert [process.returncode for process in running] == [0, 0], said
+    assert (folder / "two.npz").read_bytes() == (folder / "one.npz").read_bytes()
+    together = " ".join(said[0][0].split())
+    assert together.count("shared by 2 processes") == 1
+    assert "shared" not in said[1][0]
+    shards = [
+        {path.name: path.read_bytes() for path in folder.glob(f"{name} cache/*/*/*.npz")} for name in ("one", "two")
+    ]
+    assert shards[0] == shards[1]
+    assert len(shards[0]) == 3
