@@ -1,7 +1,8 @@
 """Images made from the model itself, by gradients on the pixels.
 
-An image is 255 * sigmoid(z), so whatever the gradient does it stays an 8-bit image; z starts at a procedural image, or
-at one that the user has. Each step shifts and flips the batch by chance and lowers
+An image is 255 * sigmoid(z), so whatever the gradient does it stays an 8-bit image; z, by its Fourier coefficients (see
+images/spectrum.py), starts at a procedural image, or at one that the user has. Each step shifts and flips the batch by
+chance and lowers
 
     B * mean over BatchNormalizations of  |mean - mu|^2 / sigma^2 + (std / sigma - 1)^2     statistics (ZeroQ)
   + C * mean relu(-sum_k y_k log p_k + sum_k y_k log y_k - log(1 / 0.9))                    classes y
@@ -29,10 +30,13 @@ from onnxdfq.images.losses import cross_entropy, log_probabilities, roughness, s
 from onnxdfq.images.low_pass import low_pass
 from onnxdfq.images.plateau import Plateau
 from onnxdfq.images.source import Batch, OnStep, Subject, batch_size, shard_seed
+from onnxdfq.images.spectrum import Spectrum
 from onnxdfq.images.teacher import Teacher
 
-STATISTICS, CONFIDENCE, SMOOTHNESS = 1.0, 1.0, 2.0
-RATE = 0.05
+# Statistics are the aim. Classes only choose between images that have them: at equal weights the cross-entropy, of 5
+# nats and more in the beginning, would tear images away from statistics that procedural ones nearly have.
+STATISTICS, CONFIDENCE, SMOOTHNESS = 30.0, 1.0, 2.0
+RATE = 0.1
 SURE, HARD = 0.9, 0.5  # probability of its class that an image is content with
 
 
@@ -66,25 +70,31 @@ class Inversion:
     def _teacher(self) -> Teacher:  # when it is needed first: images from a store need none
         return Teacher(self._subject, swing=self._aims.swing)
 
+    @cached_property
+    def _spectrum(self) -> Spectrum:
+        into = self._subject.into
+        return Spectrum(into.channels, into.height, into.width, self._teacher.device)
+
     def make(self, seed: int, shard: int, on_step: OnStep = lambda done, total, loss: None) -> Batch:
         """See Source."""
         device = self._teacher.device
         generator = self._teacher.reseed(shard_seed(seed, shard))
         labels, content = self._wishes(generator)
         share = np.clip(starts(self._subject, self.size, seed, shard) / 255, 0.02, 0.98).astype(np.float32)
-        z = torch.logit(torch.tensor(share, device=device)).requires_grad_()  # copied: aligned, see engine/lowering.py
-        optimizer = torch.optim.Adam([z], lr=RATE)
+        z = torch.logit(torch.tensor(share, device=device))  # copied: aligned, see engine/lowering.py
+        coefficients = self._spectrum.coefficients(z).requires_grad_()
+        optimizer = torch.optim.Adam([coefficients], lr=RATE)
         plateau = Plateau()
         for step in range(self.steps):
             optimizer.param_groups[0]["lr"] = RATE * 0.5 * (1 + np.cos(np.pi * step / self.steps))
-            loss = self._loss(self._image(z), labels, content, generator)
+            loss = self._loss(self._image(coefficients), labels, content, generator)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
             on_step(step + 1, self.steps, float(loss.detach()))
             if plateau.flat(float(loss.detach())):
                 break
-        pixels = (255 * self._image(z.detach())).round().cpu().numpy()
+        pixels = (255 * self._image(coefficients.detach())).round().cpu().numpy()
         return Batch(pixels, labels.cpu().numpy() if labels is not None else None)
 
     def _wishes(self, generator: torch.Generator) -> tuple[Tensor | None, Tensor]:
@@ -106,8 +116,8 @@ class Inversion:
         labels.scatter_add_(1, second[:, None], 1 - share[:, None])
         return labels.to(device), content
 
-    def _image(self, z: Tensor) -> Tensor:
-        image = torch.sigmoid(z)
+    def _image(self, coefficients: Tensor) -> Tensor:
+        image = torch.sigmoid(self._spectrum.image(coefficients))
         return image if self._aims.cutoff is None else low_pass(image, self._aims.cutoff)
 
     def _loss(self, image: Tensor, labels: Tensor | None, content: Tensor, generator: torch.Generator) -> Tensor:

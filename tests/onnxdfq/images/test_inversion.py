@@ -43,8 +43,7 @@ def classifier(last=""):
     return model_of(
         f"g (float[N,3,12,12] x) => (float[N,5] y) {{ p = GlobalAveragePool (x) f = Flatten (p) "
         f"{'s' if last else 'y'} = MatMul (f, w) {last} }}",
-        w=2 * weights(3, 5),
-    )  # fmt: skip
+        w=2 * weights(3, 5),    )  # fmt: skip
 
 
 def into(layout="NCHW", batch=None):
@@ -102,7 +101,7 @@ def test_a_classifier_is_surer_of_the_inverted_images_and_sees_more_classes_in_t
         chances = scores if last else np.exp(scores) / np.exp(scores).sum(1, keepdims=True)
         return chances.max(1).mean(), len(set(chances.argmax(1)))
 
-    before, after = answers(starts(12)), answers(inverted(model, 12, 60))
+    before, after = answers(starts(12)), answers(inverted(model, 12, 200))
     assert after[0] > before[0] + 0.05
     assert after[1] > before[1]
 
@@ -148,7 +147,7 @@ def test_shards_differ_and_hang_on_nothing_made_before():
 
 def test_boundary_images_belong_to_two_classes_and_the_model_sees_both():
     model = classifier()
-    made = Inversion(subject(model, like=into(batch=16)), steps=80, aims=Aims(boundary=0.5)).make(0, 0)
+    made = Inversion(subject(model, like=into(batch=16)), steps=200, aims=Aims(boundary=0.5)).make(0, 0)
     np.testing.assert_allclose(made.labels.sum(1), 1, rtol=1e-5)
     assert (made.labels[:8].max(1) == 1).all()
     pairs = made.labels[8:]
@@ -161,7 +160,7 @@ def test_boundary_images_belong_to_two_classes_and_the_model_sees_both():
 
 def test_hard_images_stay_less_sure():
     model = classifier()
-    made = Inversion(subject(model, like=into(batch=16)), steps=150, aims=Aims(hard=0.5, smoothness=0.5)).make(0, 0)
+    made = Inversion(subject(model, like=into(batch=16)), steps=300, aims=Aims(hard=0.5, smoothness=0.5)).make(0, 0)
     scores = Session(model).run({"x": preset("imagenet", 3, "").to_model(made.pixels, into())})["y"]
     chances = np.exp(scores) / np.exp(scores).sum(1, keepdims=True)
     own = chances[np.arange(16), made.labels]
