@@ -25,7 +25,7 @@ from onnxdfq.report.report import Report
 from onnxdfq.run import Run
 from onnxdfq.stages.images import find_domain
 from onnxdfq.stages.prepare import canonicalize, find_input, simplify
-from onnxdfq.stages.synthesis import ALONE, Ranks, make
+from onnxdfq.stages.synthesis import ALONE, Ranks, judge, make
 from passes.weight_scales import Scales
 
 
@@ -224,6 +224,8 @@ def synth(
         batch = make(run, count, ranks)
     if batch is None:
         return None
+    with run.progress.stage("judge images"):
+        judge(run, batch.pixels)
     run.report.stages = {name: round(seconds, 3) for name, seconds in run.progress.seconds.items()}
     run.report.peak_mb = round(peak_megabytes(), 1)
     pixels = run.domain.from_rgb(batch.pixels)  # that reverses colours, back as well

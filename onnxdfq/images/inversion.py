@@ -4,7 +4,7 @@ An image is 255 * sigmoid(z), so whatever the gradient does it stays an 8-bit im
 images/spectrum.py), starts at a procedural image, or at one that the user has. Each step shifts and flips the batch by
 chance and lowers
 
-    B * mean over BatchNormalizations of  |mean - mu|^2 / sigma^2 + (std / sigma - 1)^2     statistics (ZeroQ)
+    S * mean over BatchNormalizations of  |mean - mu|^2 / sigma^2 + (std / sigma - 1)^2     statistics (ZeroQ)
   + C * mean relu(-sum_k y_k log p_k + sum_k y_k log y_k - log(1 / 0.9))                    classes y
   + T * mean absolute difference of neighbouring pixels                                     photographs are smooth
 
@@ -12,7 +12,8 @@ An image is content with 90 % of its class: what goes beyond are patterns with a
 images are content with 50 % already (cf. SynQ, which leaves out the cross-entropy of what is sure enough); boundary
 images belong to two classes at once, in shares y drawn as in Qimera.
 
-Models that keep no BatchNormalization do without the first term, models that are no classifiers without the second.
+Models that keep no BatchNormalization are led by recovered statistics of their early layers (images/recovered.py), with
+less weight, for these are not quite those of training. Models that are no classifiers do without the second term.
 """
 
 from __future__ import annotations
@@ -29,14 +30,15 @@ from onnxdfq.images.drawn import starts
 from onnxdfq.images.losses import cross_entropy, log_probabilities, roughness, statistics_mismatch
 from onnxdfq.images.low_pass import low_pass
 from onnxdfq.images.plateau import Plateau
+from onnxdfq.images.recovered import early
 from onnxdfq.images.source import Batch, OnStep, Subject, batch_size, shard_seed
 from onnxdfq.images.spectrum import Spectrum
 from onnxdfq.images.teacher import Teacher
 
 # Statistics are the aim. Classes only choose between images that have them: at equal weights the cross-entropy, of 5
 # nats and more in the beginning, would tear images away from statistics that procedural ones nearly have.
-STATISTICS, CONFIDENCE, SMOOTHNESS = 30.0, 1.0, 2.0
-RATE = 0.1
+STATISTICS, RECOVERED, CONFIDENCE, SMOOTHNESS = 30.0, 10.0, 1.0, 2.0
+RATE = 0.05
 SURE, HARD = 0.9, 0.5  # probability of its class that an image is content with
 
 
@@ -50,7 +52,6 @@ class Aims:
     cutoff: float | None = None
     crops: bool = False
     swing: bool = False
-    statistics: float = STATISTICS
     confidence: float = CONFIDENCE
     smoothness: float = SMOOTHNESS
 
@@ -62,13 +63,14 @@ class Inversion:
         self._subject, self._aims, self._classes = subject, aims, subject.guides.classes
         self.size, self.steps = batch_size(subject.into), steps
         statistics = len(subject.guides.statistics)
-        led = [f"{statistics} BatchNormalization statistics"] if statistics else []
+        led = [f"{statistics} BatchNormalization statistics" if statistics else "recovered statistics"]
         led += [f"{self._classes} classes"] if self._classes else []
         self.about = f"inverted on {subject.device} in {steps} steps, led by {' and '.join(led)}"
 
     @cached_property
     def _teacher(self) -> Teacher:  # when it is needed first: images from a store need none
-        return Teacher(self._subject, swing=self._aims.swing)
+        recovered = None if self._subject.guides.statistics else early(self._subject)
+        return Teacher(self._subject, recovered, swing=self._aims.swing)
 
     @cached_property
     def _spectrum(self) -> Spectrum:
@@ -124,7 +126,8 @@ class Inversion:
         outputs, inner = self._teacher(augmented(image, generator, crops=self._aims.crops))
         loss = self._aims.smoothness * roughness(image)
         if self._teacher.statistics:
-            loss = loss + self._aims.statistics * statistics_mismatch(inner, self._teacher.statistics)
+            weight = STATISTICS if self._subject.guides.statistics else RECOVERED
+            loss = loss + weight * statistics_mismatch(inner, self._teacher.statistics)
         if labels is not None:
             doubt = cross_entropy(log_probabilities(outputs[0]), labels) + torch.log(content)
             if labels.ndim == 2:

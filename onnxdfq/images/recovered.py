@@ -15,7 +15,8 @@ The covariances are between all channels and places of a layer's input. Formulas
 with the spectrum of photographs are enough, and training data is not needed: they are procedural ones.
 
 Layers that no other layer follows are left out. They write results, which no normalization follows, and what a
-procedural image shows there (no class, no object) is not what images shall be led to.
+procedural image shows there (no class, no object) is not what images shall be led to. In part that holds for all later
+layers, which answer to things: images are led by the first half only, those that answer to light and edges.
 """
 
 from __future__ import annotations
@@ -60,6 +61,12 @@ def recovered(subject: Subject) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         if np.isfinite(std).all() and std.min() > 0:
             found[name] = (mean.astype(np.float32), std.astype(np.float32))
     return found
+
+
+def early(subject: Subject) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Those of ``recovered`` that images can be led and judged by: of the first half of the layers."""
+    found = recovered(subject)
+    return {name: found[name] for name in list(found)[: -(-len(found) // 2)]}
 
 
 def _inner(graph: onnx.GraphProto) -> list[str]:

@@ -85,3 +85,14 @@ KINDS = {
         Kind("adadfq", "the same, on which a quantized copy errs", _classes, _adadfq, GENERATOR_STEPS),
     )
 }
+
+
+def rung(kind: Kind, subject: Subject) -> str:
+    """What leads the images, on the ladder from statistics of training down to nothing."""
+    if not kind.steps:
+        return "3 of 3: nothing of the model leads the images"
+    if subject.guides.statistics:
+        return "1 of 3: statistics that BatchNormalization kept"
+    return "2 of 3: no BatchNormalization is left; " + (
+        "classes and recovered statistics" if kind.name == "inversion" else "classes"
+    )

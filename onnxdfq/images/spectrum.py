@@ -26,8 +26,8 @@ class Spectrum:
         scale = 1 / torch.sqrt(rows**2 + columns**2).clamp_min(1 / max(height, width))
         self._scale = scale / scale.square().mean().sqrt()
         # The root of (1 - r) I + r 11': it stretches what all channels share and shrinks their differences.
-        shared, own = (1 + (channels - 1) * CHANNEL_CORRELATION) ** 0.5, (1 - CHANNEL_CORRELATION) ** 0.5
-        self._shared, self._own = (shared, own) if channels > 1 else (1.0, 1.0)
+        self._shared = (1.0 + (channels - 1) * CHANNEL_CORRELATION) ** 0.5
+        self._own = (1.0 - CHANNEL_CORRELATION) ** 0.5
 
     def coefficients(self, z: Tensor) -> Tensor:
         """Real and imaginary parts [N, C, height, width // 2 + 1, 2] that ``image`` makes z of."""

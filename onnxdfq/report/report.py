@@ -54,9 +54,10 @@ class TargetReport:
 
 @dataclass
 class Report:
-    """model: path and size of the input. assumed: input domain and image source, in words. accuracy: of the float
-    model, in percent, when labelled images were given. stages: name -> seconds. ranges: (low, high) by tensor, of all
-    that some target may quantize."""
+    """model: path and size of the input. assumed: input domain and image source, in words. rung: what led the images.
+    quality: of the images, 0 to 1, None where nothing tells. accuracy: of the float model, in percent, when labelled
+    images were given. stages: name -> seconds. ranges: (low, high) by tensor, of all that some target may quantize.
+    """
 
     model: str
     size: int
@@ -64,6 +65,9 @@ class Report:
     input: str = ""
     domain: str = ""
     images: str = ""
+    rung: str = ""
+    quality: float | None = None
+    quality_in_words: str = ""
     batchnorm: str = ""
     equalization: str = ""
     notices: list[str] = field(default_factory=list)

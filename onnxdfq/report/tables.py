@@ -26,6 +26,7 @@ def show_report(report: Report, console: Console) -> None:
     facts.add_row("input", report.input)
     facts.add_row("assumed input", report.domain)
     facts.add_row("images", report.images)
+    _add_judgement(facts, report)
     facts.add_row("BatchNormalization", report.batchnorm)
     if report.equalization:
         facts.add_row("equalization", report.equalization)
@@ -77,6 +78,12 @@ def show_report(report: Report, console: Console) -> None:
             show_sensitivity(target.sensitivity, target.bits, console)
 
 
+def _add_judgement(facts: Table, report: Report) -> None:
+    if report.rung:
+        facts.add_row("rung", report.rung)
+    facts.add_row("image quality", report.quality_in_words)
+
+
 def show_synthesis(report: Report, files: Sequence[Path], count: int, console: Console) -> None:
     """What `onnxdfq synth` prints."""
     facts = _facts()
@@ -84,6 +91,7 @@ def show_synthesis(report: Report, files: Sequence[Path], count: int, console: C
     facts.add_row("input", report.input)
     facts.add_row("assumed input", report.domain)
     facts.add_row("images", f"{count}, {report.images}")
+    _add_judgement(facts, report)
     for notice in report.notices:
         facts.add_row("notice", notice)
     facts.add_row("time", f"{sum(report.stages.values()):.1f} s, peak memory {report.peak_mb:.0f} MB")

@@ -12,7 +12,7 @@ from onnxdfq.images.domain import given, preset
 from onnxdfq.images.infer_domain import infer_domain
 from onnxdfq.images.procedural import procedural
 from onnxdfq.run import Run
-from onnxdfq.stages.synthesis import make
+from onnxdfq.stages.synthesis import judge, make
 
 CALIBRATION_IMAGES = 32  # at 224x224; smaller images come in larger numbers at the same cost
 GIVEN_TIMES = 4  # images that the user has are taken in larger numbers than synthetic ones, but not endlessly
@@ -64,6 +64,7 @@ def make_images(run: Run) -> None:
     run.calibration, run.held_out = pixels[~out], pixels[out]
     order = np.concatenate([taken[~out], taken[out]])
     run.into = replace(run.into, others=tuple(other.reordered(order) for other in run.into.others))
+    judge(run, pixels)
     run.report.images = f"{len(run.calibration)} for calibration, {held} held out; {source}"
 
 

@@ -5,14 +5,17 @@ from __future__ import annotations
 import hashlib
 from dataclasses import asdict
 
+import numpy as np
+
 import onnxdfq
 from onnxdfq.config import RECIPES, Options
 from onnxdfq.engine.ort import SERIALIZED_LIMIT
 from onnxdfq.errors import OnnxdfqError
+from onnxdfq.images.quality import quality
 from onnxdfq.images.ranks import Ranks
 from onnxdfq.images.schedule import Schedule, within
 from onnxdfq.images.source import Batch, Subject
-from onnxdfq.images.sources import KINDS, Kind
+from onnxdfq.images.sources import KINDS, Kind, rung
 from onnxdfq.images.store import Store, open_store
 from onnxdfq.images.synthesis import synthesize
 from onnxdfq.run import Run
@@ -47,8 +50,15 @@ def make(run: Run, count: int, ranks: Ranks = ALONE) -> Batch | None:
     shards = -(-schedule.images // source.size)
     kept = f"; {made.reused} of {shards} shards from the cache" if made.reused else ""
     shared = f"; shared by {ranks.count} processes" if ranks.count > 1 else ""
+    run.report.rung = rung(kind, subject)
     run.report.images = source.about + early + kept + shared + (f" ({why})" if why else "")
     return made.batch
+
+
+def judge(run: Run, pixels: np.ndarray) -> None:
+    """Put into the report how good images are for this model."""
+    found = quality(Subject(run.model, run.into, run.domain, run.guides), pixels)
+    run.report.quality, run.report.quality_in_words = found.value, found.describe()
 
 
 def _chosen(options: Options, subject: Subject) -> tuple[Kind, str]:

@@ -64,11 +64,12 @@ def is_scores(values: np.ndarray) -> bool:
 
 def kl(first: np.ndarray, second: np.ndarray) -> float:
     """Sum over samples of KL(first || second), both [N, K] scores or probabilities."""
-    p, q = _log_probabilities(first), _log_probabilities(second)
+    p, q = log_probabilities(first), log_probabilities(second)
     return float((np.exp(p) * (p - q)).sum())
 
 
-def _log_probabilities(scores: np.ndarray) -> np.ndarray:
+def log_probabilities(scores: np.ndarray) -> np.ndarray:
+    """[N, K] of an output that holds scores or probabilities."""
     if (scores >= 0).all() and np.allclose(scores.sum(1), 1, atol=1e-2):
         return np.log(np.maximum(scores, 1e-9))
     shifted = scores - scores.max(1, keepdims=True)
