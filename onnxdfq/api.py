@@ -15,6 +15,7 @@ from onnxdfq.config import Compensation, Options, Rounding, bits_in_name
 from onnxdfq.console import Progress, peak_megabytes
 from onnxdfq.engine.ort import Device
 from onnxdfq.errors import OnnxdfqError
+from onnxdfq.images.aims import read_aims
 from onnxdfq.images.contact_sheet import contact_sheet
 from onnxdfq.images.files import write_images
 from onnxdfq.model_file import check_writable, read_model, write_bytes, write_model
@@ -79,6 +80,7 @@ def quantize(
     float_type: str = "float32",
     images: str | Path | None = None,
     source: str | None = None,
+    aims: Sequence[str] = (),
     effort: int | None = None,
     time_budget: float | None = None,
     cache: str | Path | None = None,
@@ -104,6 +106,7 @@ def quantize(
     images: a folder or npz of images to calibrate with, or for source "inversion" to start from. source: of synthetic
         images, see ``onnxdfq.images.sources.KINDS``; None takes that of the recipe. effort: 1 to 5, or time_budget:
         seconds, for making them. cache: a folder where they are kept.
+    aims: of inverted images, see ``onnxdfq.images.aims.Aims``: "boundary=0.3", "swing".
     evaluate: labelled images for the report's accuracy; they calibrate nothing.
     device: for gradients and verification. seed: same seed, model and options, same bytes.
     config: a TOML file about single nodes, see ``onnxdfq.overrides``. plan: a decision to apply, see
@@ -142,6 +145,7 @@ def quantize(
         float_type=float_type,
         images=Path(images) if images is not None else None,
         source=source,
+        aims=read_aims(aims),
         effort=effort,
         time_budget=time_budget,
         cache=Path(cache) if cache is not None else None,
@@ -170,6 +174,7 @@ def synth(
     sheet: str | Path | None = None,
     images: str | Path | None = None,
     source: str | None = None,
+    aims: Sequence[str] = (),
     effort: int | None = None,
     time_budget: float | None = None,
     cache: str | Path | None = None,
@@ -197,6 +202,7 @@ def synth(
     options = Options(
         images=Path(images) if images is not None else None,
         source=source or ("inversion" if images is not None else None),
+        aims=read_aims(aims),
         effort=effort,
         time_budget=time_budget,
         cache=Path(cache) if cache is not None else None,

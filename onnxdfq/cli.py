@@ -7,6 +7,7 @@ user.
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
@@ -22,6 +23,7 @@ VERBS: Mapping[str, ModuleType] = {
     "synth": synth, "targets": targets,
 }  # fmt: skip
 USER_ERROR, INTERNAL_ERROR, INTERRUPTED = 1, 2, 130
+NO_MEMORY = re.compile("out of memory|allocate memory", re.IGNORECASE)  # in errors of torch and of ONNX Runtime
 
 
 class _Parser(argparse.ArgumentParser):
@@ -50,10 +52,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         kept = f"; the same command goes on with the images that are in {cache}" if cache is not None else ""
         print(f"onnxdfq: stopped; no result was written{kept}", file=sys.stderr)
         return INTERRUPTED
-    except MemoryError:
-        print("onnxdfq: out of memory. Use a smaller --input-shape or another machine", file=sys.stderr)
-        return USER_ERROR
     except Exception as error:  # whatever slipped through: one line with its place, never a traceback
+        if isinstance(error, MemoryError) or NO_MEMORY.search(str(error)):
+            print("onnxdfq: out of memory. Use a smaller --input-shape or another machine", file=sys.stderr)
+            return USER_ERROR
         place = traceback.extract_tb(error.__traceback__)[-1]
         line = next(iter(str(error).splitlines()), "")[:200]
         where = f"{Path(place.filename).name}:{place.lineno}"

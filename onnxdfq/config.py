@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args
 from onnxdfq.calibrate.observers import Method
 from onnxdfq.engine.ort import Device
 from onnxdfq.errors import OnnxdfqError
+from onnxdfq.images.aims import Aims
 from onnxdfq.images.domain import PRESETS
 from onnxdfq.images.schedule import EFFORTS
 from onnxdfq.images.sources import KINDS, STARTS_FROM_IMAGES
@@ -62,8 +63,8 @@ class Options:
     default of the bit width. evaluate: labelled images, a folder with one folder per class, or an npz.
 
     images: a folder or npz of images that the user has, taken as they are, or where ``source`` starts from. source: of
-    images, None for that of the recipe. effort: 1 to 5, how many images and steps; time_budget: instead, seconds for
-    making them. cache: a folder where images are kept and looked for.
+    images, None for that of the recipe. aims: of inverted ones. effort: 1 to 5, how many steps they take; time_budget:
+    instead, seconds for making them. cache: a folder where images are kept and looked for.
 
     all_layers: the first and the last layers get ``bits`` too, not 8. overrides: entries of a configuration file. plan:
     a decision made before, for its target. compat: weights of few bits stay in 8-bit containers. float_type: of what
@@ -98,6 +99,7 @@ class Options:
     equalization: bool = False
     images: Path | None = None
     source: str | None = None
+    aims: Aims = Aims()  # noqa: RUF009  (immutable)
     effort: int | None = None
     time_budget: float | None = None
     cache: Path | None = None
@@ -179,6 +181,14 @@ class Options:
                 f"--images and --source {self.source} exclude each other",
                 f"only --source {STARTS_FROM_IMAGES} starts from images",
             )
+        if self.aims != Aims() and (self.source or RECIPES[self.recipe].source) != "inversion":
+            raise OnnxdfqError("--aim is for inverted images", "give --source inversion")
+        if self.images is not None and self.source is None:
+            extra = {"--effort": self.effort, "--time-budget": self.time_budget, "--cache": self.cache}
+            for option, value in extra.items():
+                if value is not None:
+                    hint = f"--source {STARTS_FROM_IMAGES} would start from them"
+                    raise OnnxdfqError(f"{option} is for synthetic images; --images are taken as they are", hint)
         if self.effort is not None and self.effort not in EFFORTS:
             raise OnnxdfqError(f"--effort {self.effort} is not known", f"choose {EFFORTS[0]} to {EFFORTS[-1]}")
         if self.time_budget is not None and not 0 < self.time_budget < float("inf"):

@@ -10,7 +10,7 @@ from onnxdfq.config import Options
 from onnxdfq.console import Progress, peak_megabytes
 from onnxdfq.report.report import Report
 from onnxdfq.run import Run
-from onnxdfq.stages.images import find_domain, make_images
+from onnxdfq.stages.images import find_domain, judge_images, make_images
 from onnxdfq.stages.prepare import canonicalize, equalize, find_input, find_layers, fold, simplify
 from onnxdfq.stages.ranges import calibrate
 from onnxdfq.stages.verify import verify
@@ -23,6 +23,7 @@ STAGES: Sequence[tuple[str, Callable[[Run], None]]] = (
     ("find layers", find_layers),
     ("find the input domain", find_domain),
     ("make images", make_images),
+    ("judge images", judge_images),
     ("fold BatchNormalization", fold),
     ("equalize", equalize),
     ("calibrate", calibrate),

@@ -22,6 +22,8 @@ from passes.plan import QuantPlan
 
 REFERENCE_PIXELS = 224 * 224
 MOST_IMAGES = 128
+CALIBRATION_IMAGES = 32  # at 224x224; smaller images come in larger numbers at the same cost
+GIVEN_TIMES = 4  # images that the user has are taken in larger numbers than synthetic ones, but not endlessly
 
 
 @dataclass
@@ -71,6 +73,17 @@ class Run:
         """How many images of this model's size cost as much as ``images`` of 224x224; not few, and not endless."""
         count = images * REFERENCE_PIXELS // (self.into.height * self.into.width)
         return self.whole(int(np.clip(count, 8, MOST_IMAGES)))
+
+    @property
+    def wanted(self) -> int:
+        """How many synthetic images a run takes: to calibrate with, and half as many to be held out."""
+        calibration = self.affordable(CALIBRATION_IMAGES)
+        return calibration + self.whole(calibration // 2)
+
+    @property
+    def most_given(self) -> int:
+        """How many images it takes at most of those that the user has."""
+        return GIVEN_TIMES * self.wanted
 
     def batches(self, pixels: np.ndarray, first: int = 0) -> list[dict[str, np.ndarray]]:
         """Pixels as feeds for the model, in batches that it accepts, small enough for all activations of one. first:

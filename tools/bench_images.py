@@ -28,11 +28,12 @@ from onnxdfq.images.augment import augmented
 from onnxdfq.images.domain import preset
 from onnxdfq.images.drawn import starts
 from onnxdfq.images.guides import guides
-from onnxdfq.images.inversion import RATE, SMOOTHNESS, SURE, Inversion
+from onnxdfq.images.inversion import RATE, SMOOTHNESS, STATISTICS, SURE, Inversion
 from onnxdfq.images.losses import roughness, statistics_mismatch
 from onnxdfq.images.model_input import ModelInput
 from onnxdfq.images.plateau import PATIENCE, WINDOW
 from onnxdfq.images.source import Subject, shard_seed
+from onnxdfq.images.spectrum import Spectrum
 from onnxdfq.model_file import with_shapes
 
 NETWORKS: dict[str, Callable[[], nn.Sequential]] = {"ResNet-20": resnet20, "MobileNetV2": mobilenet_v2}
@@ -57,23 +58,24 @@ class PlainLoop:
         device, generator = self.subject.device, torch.Generator().manual_seed(shard_seed(seed, shard))
         labels = torch.randint(self.subject.guides.classes, (self.batch,), generator=generator).to(device)
         share = np.clip(starts(self.subject, self.batch, seed, shard) / 255, 0.02, 0.98).astype(np.float32)
-        z = torch.logit(torch.tensor(share, device=device)).requires_grad_()
+        spectrum = Spectrum(*share.shape[1:], torch.device(device))
+        c = spectrum.coefficients(torch.logit(torch.tensor(share, device=device))).requires_grad_()
         numbers = self.subject.domain.mean, self.subject.domain.std
         mean, std = (torch.tensor(each, device=device).reshape(1, -1, 1, 1) for each in numbers)
-        optimizer = torch.optim.Adam([z], lr=RATE)
+        optimizer = torch.optim.Adam([c], lr=RATE)
         for step in range(self.steps):
             optimizer.param_groups[0]["lr"] = RATE * 0.5 * (1 + np.cos(np.pi * step / self.steps))
-            image = torch.sigmoid(z)
+            image = torch.sigmoid(spectrum.image(c))
             with torch.autocast(device, self.dtype) if self.dtype else nullcontext():
                 scores = self.network((255 * augmented(image, generator, crops=False) - mean) / std)
             doubt = nn.functional.cross_entropy(scores.float(), labels, reduction="none")
-            loss = statistics_mismatch(self.inner, self.statistics) + SMOOTHNESS * roughness(image)
+            loss = STATISTICS * statistics_mismatch(self.inner, self.statistics) + SMOOTHNESS * roughness(image)
             loss = loss + torch.relu(doubt + np.log(SURE)).mean()
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
             float(loss.detach())  # told to whoever watches
-        return (255 * torch.sigmoid(z.detach())).round().cpu().numpy()
+        return (255 * torch.sigmoid(spectrum.image(c.detach()))).round().cpu().numpy()
 
 
 def compare(name: str, device: str, dtype: torch.dtype | None, batch: int, steps: int, rounds: int) -> None:

@@ -19,7 +19,9 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 ENLARGED = 256 / 224  # photographs are scaled to a little more than the input, then cropped in the middle
 
 
-def read_images(source: Path, into: ModelInput, *, labelled: bool = False) -> tuple[np.ndarray, np.ndarray | None]:
+def read_images(
+    source: Path, into: ModelInput, *, labelled: bool = False, most: int | None = None
+) -> tuple[np.ndarray, np.ndarray | None]:
     """Pixels [N, C, H, W] uint8 at the model's size, and labels: classes [N] int64, shares of classes [N, K] float32,
     or None where nothing is known.
 
@@ -28,12 +30,13 @@ def read_images(source: Path, into: ModelInput, *, labelled: bool = False) -> tu
     files and folders are passed over. Photographs are turned upright as their EXIF data says and lose transparency;
     colours become luminance for a model with one channel, and grey is repeated for one with three.
 
-    labelled: classes [N] are demanded, and an npz has to have the channels of the model.
+    labelled: classes [N] are demanded, and an npz has to have the channels of the model. most: of a folder with more
+    images, so many are read, spread over all.
 
     Raises OnnxdfqError when there is nothing usable.
     """
     if source.is_dir():
-        return _read_folder(source, into, labelled)
+        return _read_folder(source, into, labelled, most)
     if not source.is_file():
         raise OnnxdfqError(f"{source} does not exist", _wanted(labelled))
     return _read_npz(source, into, labelled)
@@ -61,7 +64,9 @@ def _wanted(labelled: bool) -> str:
 # -- folders
 
 
-def _read_folder(source: Path, into: ModelInput, labelled: bool) -> tuple[np.ndarray, np.ndarray | None]:
+def _read_folder(
+    source: Path, into: ModelInput, labelled: bool, most: int | None
+) -> tuple[np.ndarray, np.ndarray | None]:
     try:
         astray = [] if labelled else _images_in(source)
         classes = [_images_in(folder) for folder in _visible(source) if folder.is_dir()]
@@ -82,10 +87,14 @@ def _read_folder(source: Path, into: ModelInput, labelled: bool) -> tuple[np.nda
         raise OnnxdfqError(
             f"the model takes {into.channels} channels, the images in {source} have 1 or 3", "give an npz"
         )
+    labels = None if astray else np.repeat(np.arange(len(classes)), [len(paths) for paths in classes])
+    if most is not None and len(paths) > most:
+        taken = np.linspace(0, len(paths) - 1, most).astype(int)
+        paths, labels = [paths[place] for place in taken], labels[taken] if labels is not None else None
     images = np.empty((len(paths), into.channels, into.height, into.width), np.uint8)
     for image, path in zip(images, paths, strict=True):
         image[:] = _read_picture(path, into)
-    return images, None if astray else np.repeat(np.arange(len(classes)), [len(paths) for paths in classes])
+    return images, labels
 
 
 def _visible(folder: Path) -> list[Path]:

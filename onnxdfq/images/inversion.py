@@ -18,7 +18,6 @@ less weight, for these are not quite those of training. Models that are no class
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -42,35 +41,29 @@ RATE = 0.05
 SURE, HARD = 0.9, 0.5  # probability of its class that an image is content with
 
 
-@dataclass(frozen=True)
-class Aims:
-    """What images are made to be. hard, boundary: shares of them. cutoff: of the low-pass they are seen through, in
-    cycles per pixel, None for none. crops: parts of them have to do, too. swing: see images/swing.py."""
-
-    hard: float = 0.0
-    boundary: float = 0.0
-    cutoff: float | None = None
-    crops: bool = False
-    swing: bool = False
-    confidence: float = CONFIDENCE
-    smoothness: float = SMOOTHNESS
-
-
 class Inversion:
     """See the module. steps: of Adam, per shard, fewer where the loss is flat before."""
 
-    def __init__(self, subject: Subject, *, steps: int = 40, aims: Aims = Aims()) -> None:
-        self._subject, self._aims, self._classes = subject, aims, subject.guides.classes
+    def __init__(self, subject: Subject, *, steps: int = 40) -> None:
+        self._subject, self._aims, self._classes = subject, subject.aims, subject.guides.classes
         self.size, self.steps = batch_size(subject.into), steps
-        statistics = len(subject.guides.statistics)
-        led = [f"{statistics} BatchNormalization statistics" if statistics else "recovered statistics"]
+
+    @property
+    def about(self) -> str:
+        """See Source."""
+        kept, recovered = self._subject.guides.statistics, self._recovered
+        led = [f"{len(kept)} BatchNormalization statistics"] if kept else []
+        led += [f"statistics recovered for {len(recovered)} layers"] if recovered else []
         led += [f"{self._classes} classes"] if self._classes else []
-        self.about = f"inverted on {subject.device} in {steps} steps, led by {' and '.join(led)}"
+        return f"inverted on {self._subject.device} in {self.steps} steps, led by {' and '.join(led)}"
+
+    @cached_property
+    def _recovered(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        return {} if self._subject.guides.statistics else early(self._subject)
 
     @cached_property
     def _teacher(self) -> Teacher:  # when it is needed first: images from a store need none
-        recovered = None if self._subject.guides.statistics else early(self._subject)
-        return Teacher(self._subject, recovered, swing=self._aims.swing)
+        return Teacher(self._subject, self._subject.guides.statistics or self._recovered, swing=self._aims.swing)
 
     @cached_property
     def _spectrum(self) -> Spectrum:
@@ -120,11 +113,11 @@ class Inversion:
 
     def _image(self, coefficients: Tensor) -> Tensor:
         image = torch.sigmoid(self._spectrum.image(coefficients))
-        return image if self._aims.cutoff is None else low_pass(image, self._aims.cutoff)
+        return low_pass(image, self._aims.cutoff) if self._aims.cutoff else image
 
     def _loss(self, image: Tensor, labels: Tensor | None, content: Tensor, generator: torch.Generator) -> Tensor:
         outputs, inner = self._teacher(augmented(image, generator, crops=self._aims.crops))
-        loss = self._aims.smoothness * roughness(image)
+        loss = SMOOTHNESS * roughness(image)
         if self._teacher.statistics:
             weight = STATISTICS if self._subject.guides.statistics else RECOVERED
             loss = loss + weight * statistics_mismatch(inner, self._teacher.statistics)
@@ -132,5 +125,5 @@ class Inversion:
             doubt = cross_entropy(log_probabilities(outputs[0]), labels) + torch.log(content)
             if labels.ndim == 2:
                 doubt = doubt + torch.xlogy(labels, labels).sum(1)
-            loss = loss + self._aims.confidence * torch.relu(doubt).mean()
+            loss = loss + CONFIDENCE * torch.relu(doubt).mean()
         return loss

@@ -32,7 +32,7 @@ def procedural(count: int, channels: int, height: int, width: int, rng: Rng) -> 
     for index in range(count):
         draw = KINDS[index % len(KINDS)]
         drawing = draw((channels, height, width), rng)
-        images[index] = _expose(_soften(drawing, 1), rng)  # as no lens draws single pixels
+        images[index] = _expose(_soften(drawing, int(rng.integers(2))), rng)  # not every lens draws single pixels
     return images
 
 
@@ -92,7 +92,7 @@ def _pink(count: int, height: int, width: int, rng: Rng) -> Array:
     stretch = rng.uniform(0.7, 1.4)
     frequency = np.hypot(np.fft.fftfreq(rows)[:, None] * stretch, np.fft.rfftfreq(columns) / stretch)
     frequency[0, 0] = np.inf
-    amplitude = (frequency ** -rng.uniform(0.9, 1.6)).astype(np.float32)
+    amplitude = (frequency ** -rng.uniform(0.8, 1.6)).astype(np.float32)
     parts = rng.standard_normal((2, count, *amplitude.shape), np.float32)
     fields = np.fft.irfft2(amplitude * (parts[0] + 1j * parts[1]), (rows, columns))[:, :height, :width]
     fields -= fields.mean((1, 2), keepdims=True)

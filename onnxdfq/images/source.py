@@ -16,6 +16,7 @@ from typing import Protocol
 import numpy as np
 import onnx
 
+from onnxdfq.images.aims import Aims
 from onnxdfq.images.domain import InputDomain
 from onnxdfq.images.guides import Guides
 from onnxdfq.images.model_input import ModelInput
@@ -37,7 +38,7 @@ class Batch:
 @dataclass(frozen=True)
 class Subject:
     """The model that images are made for. model: canonical, with BatchNormalization still in it. device: where torch
-    works, "cpu" or "cuda". given: pixels [M, C, H, W] that the user has, to start from."""
+    works, "cpu" or "cuda". given: pixels [M, C, H, W] that the user has, to start from. aims: of inverted images."""
 
     model: onnx.ModelProto
     into: ModelInput
@@ -45,15 +46,21 @@ class Subject:
     guides: Guides
     device: str = "cpu"
     given: np.ndarray | None = None
+    aims: Aims = Aims()  # noqa: RUF009  (immutable)
 
 
 class Source(Protocol):
     """size: images in a shard. steps: that a shard takes, 0 where there are none to count. about: how the images are
     made and what leads them, for the report."""
 
-    size: int
-    steps: int
-    about: str
+    @property
+    def size(self) -> int: ...
+
+    @property
+    def steps(self) -> int: ...
+
+    @property
+    def about(self) -> str: ...
 
     def make(self, seed: int, shard: int, on_step: OnStep = lambda done, total, loss: None) -> Batch:
         """Shard number ``shard`` of those that ``seed`` gives."""

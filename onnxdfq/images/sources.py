@@ -93,6 +93,4 @@ def rung(kind: Kind, subject: Subject) -> str:
         return "3 of 3: nothing of the model leads the images"
     if subject.guides.statistics:
         return "1 of 3: statistics that BatchNormalization kept"
-    return "2 of 3: no BatchNormalization is left; " + (
-        "classes and recovered statistics" if kind.name == "inversion" else "classes"
-    )
+    return "2 of 3: no BatchNormalization is left" + (", only classes lead" if kind.name != "inversion" else "")

@@ -14,9 +14,6 @@ from onnxdfq.images.procedural import procedural
 from onnxdfq.run import Run
 from onnxdfq.stages.synthesis import judge, make
 
-CALIBRATION_IMAGES = 32  # at 224x224; smaller images come in larger numbers at the same cost
-GIVEN_TIMES = 4  # images that the user has are taken in larger numbers than synthetic ones, but not endlessly
-
 
 def find_domain(run: Run) -> None:
     options, channels = run.options, run.into.channels
@@ -43,19 +40,19 @@ def find_domain(run: Run) -> None:
 
 def make_images(run: Run) -> None:
     """The images that calibrate and those held out, a third of all."""
-    wanted = run.affordable(CALIBRATION_IMAGES)
     if run.given is not None and run.options.source is None:
-        most = GIVEN_TIMES * (wanted + run.whole(wanted // 2))
-        taken = np.linspace(0, len(run.given) - 1, min(len(run.given), most)).astype(int)
+        taken = np.linspace(0, len(run.given) - 1, min(len(run.given), run.most_given)).astype(int)
         pixels = run.given[taken]
         source = f"of {len(run.given)} given"
     else:
-        made = make(run, wanted + run.whole(wanted // 2))
+        made = make(run, run.wanted)
         assert made is not None  # there is one process only
         pixels, taken, source = made.pixels, np.arange(len(made.pixels)), run.report.images
     size = run.into.batch or 1
     if len(pixels) < 2 * size:
         hint = f"the model takes {size} at once, and as many are held out" if size > 1 else "give two or more"
+        if run.given is None or run.options.source is not None:  # only a time budget makes so few
+            hint = "give a longer --time-budget"
         raise OnnxdfqError(f"{len(pixels)} images are too few", hint)
     held = max(len(pixels) // 3 // size, 1) * size
     # Files often lie in order of their class: what is held out is spread over all.
@@ -64,8 +61,11 @@ def make_images(run: Run) -> None:
     run.calibration, run.held_out = pixels[~out], pixels[out]
     order = np.concatenate([taken[~out], taken[out]])
     run.into = replace(run.into, others=tuple(other.reordered(order) for other in run.into.others))
-    judge(run, pixels)
     run.report.images = f"{len(run.calibration)} for calibration, {held} held out; {source}"
+
+
+def judge_images(run: Run) -> None:
+    judge(run, np.concatenate([run.calibration, run.held_out]))
 
 
 def _procedural(run: Run, count: int, purpose: str) -> np.ndarray:

@@ -62,7 +62,7 @@ def find_input(run: Run) -> None:
     if run.options.evaluate is not None:  # now, for a mistake in it should not cost minutes
         run.labelled = read_labelled(run.options.evaluate, run.into)
     if run.options.images is not None:
-        run.given, _ = read_images(run.options.images, run.into)
+        run.given, _ = read_images(run.options.images, run.into, most=run.most_given)
         check_rows(run.into.others, len(run.given))
     run.report.notices += [other.describe() for other in run.into.others]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 
@@ -30,13 +30,12 @@ def make(run: Run, count: int, ranks: Ranks = ALONE) -> Batch | None:
     Raises OnnxdfqError when the source that was asked for can't work on this model.
     """
     options = run.options
-    subject = Subject(run.model, run.into, run.domain, run.guides, given=run.given)
+    subject = Subject(run.model, run.into, run.domain, run.guides, given=run.given, aims=options.aims)
     kind, why = _chosen(options, subject)
     if kind.steps:
         from onnxdfq.engine.torch_device import torch_device  # here, so that recipe fast never imports torch
 
-        device = torch_device(options.device)
-        subject = Subject(run.model, run.into, run.domain, run.guides, device, run.given)
+        subject = replace(subject, device=torch_device(options.device))
     store = _store(run, kind, subject)
     schedule = _schedule(options, kind, subject, count, store, ranks)
     if schedule.images < count:
@@ -57,6 +56,9 @@ def make(run: Run, count: int, ranks: Ranks = ALONE) -> Batch | None:
 
 def judge(run: Run, pixels: np.ndarray) -> None:
     """Put into the report how good images are for this model."""
+    if len(pixels) < run.whole(1):
+        run.report.quality_in_words = f"not known: the model takes {run.whole(1)} images at once"
+        return
     found = quality(Subject(run.model, run.into, run.domain, run.guides), pixels)
     run.report.quality, run.report.quality_in_words = found.value, found.describe()
 
@@ -68,7 +70,8 @@ def _chosen(options: Options, subject: Subject) -> tuple[Kind, str]:
         lacking = kind.lacks(subject)
         if lacking:
             able = [name for name, other in KINDS.items() if not other.lacks(subject)]
-            raise OnnxdfqError(f"--source {kind.name}: {lacking}", f"choose from {', '.join(able)}")
+            hint = f"choose from {', '.join(able)}" + (", without --images" if options.images is not None else "")
+            raise OnnxdfqError(f"--source {kind.name}: {lacking}", hint)
         return kind, ""
     kind = KINDS[RECIPES[options.recipe].source]
     lacking = kind.lacks(subject)
@@ -98,6 +101,7 @@ def _store(run: Run, kind: Kind, subject: Subject) -> Store | None:
     settings = {
         "onnxdfq": onnxdfq.__version__,
         "source": kind.name,
+        "aims": asdict(options.aims),
         "seed": options.seed,
         "domain": [run.domain.mean, run.domain.std, run.domain.order],
         "shape": run.into.shape(run.into.batch or 0),

@@ -12,8 +12,15 @@ from onnxdfq.verbs.argument_types import number, numbers, seconds, seed, shape
 def add(parser: argparse.ArgumentParser) -> None:
     """Put the arguments into a verb's parser."""
     add = parser.add_argument
-    add("--images", type=Path, metavar="DIR|NPZ", help="images that you have, instead of synthetic ones")
+    add("--images", type=Path, metavar="DIR|NPZ", help="yours: `quantize` takes them as they are, `synth` begins there")
     add("--source", metavar="S", help="procedural, inversion, gdfq, qimera or adadfq; by default that of the recipe")
+    add(
+        "--aim",
+        action="append",
+        default=[],
+        metavar="A",
+        help="hard=0.3, boundary=0.3, cutoff=0.25, crops or swing",
+    )
     add("--effort", type=int, metavar="1..5", help="steps that images take (default 2)")
     add("--time-budget", type=seconds, metavar="120s", help="instead: as many steps as fit into this time")
     add("--cache", type=Path, metavar="DIR", help="keep images here: killed runs go on, later ones find them")
@@ -33,6 +40,7 @@ def given(parsed: argparse.Namespace) -> dict[str, Any]:
     return {
         "images": parsed.images,
         "source": parsed.source,
+        "aims": parsed.aim,
         "effort": parsed.effort,
         "time_budget": parsed.time_budget,
         "cache": parsed.cache,

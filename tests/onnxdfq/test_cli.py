@@ -360,3 +360,22 @@ def test_whatever_slips_through_is_one_line_too(
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("onnxdfq: ZeroDivisionError in test_cli.py:")
     assert line.endswith("first line. This is a bug: please report it")
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize(
+    "error",
+    [MemoryError(), RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory"),
+     RuntimeError("CUDA out of memory. Tried to allocate 20.00 GiB"),
+     RuntimeError("BFCArena: Failed to allocate memory for requested buffer of size 1")],
+    ids=["Python", "torch", "CUDA", "ONNX Runtime"],
+)  # fmt: skip
+def test_no_memory_is_no_bug(
+    error: Exception, small: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def greedy(*arguments: object) -> None:
+        raise error
+
+    monkeypatch.setattr(ranges, "observe", greedy)
+    assert main(["quantize", str(small), "--recipe", "fast", "--quiet"]) == 1
+    assert capsys.readouterr().err.startswith("onnxdfq: out of memory. Use a smaller --input-shape")

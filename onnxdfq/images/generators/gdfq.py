@@ -51,7 +51,7 @@ class LabelledDrawing(Drawing):
         labels = self._chosen[torch.randint(len(self._chosen), (count,), generator=random)].to(device)
         code = 1 + torch.randn(count, LATENT, generator=random).to(device)
         if self.embedding is not None:
-            code = code * self.embedding[labels]
+            code = code * functional.embedding(labels, self.embedding)  # not [labels], see Qimera
         shares = functional.one_hot(labels, self._classes).float()
         return self.generator(code, shares), shares
 

@@ -55,7 +55,8 @@ class SuperposedDrawing(Drawing):
         labels = torch.randint(self._classes, (count, together), generator=random).to(device)
         weights = torch.softmax(torch.randn(count, together, generator=random), 1).to(device)
         noise = torch.randn(count, together, self.embedding.shape[1], generator=random).to(device)
-        code = superposed(self.mapping(standardized(self.embedding[labels] + noise)), weights)
+        rows = functional.embedding(labels, self.embedding)  # gradients of E[labels] have no fixed order in threads
+        code = superposed(self.mapping(standardized(rows + noise)), weights)
         shares = soft_labels(labels, weights, self._classes)
         return self.generator(code, shares), shares
 

@@ -276,3 +276,15 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path):
     with pytest.raises(OnnxdfqError, match=r"taken\.npz can't be written"):
         write_images(tmp_path / "taken.npz", pixels(2, 3, 8, 8))
     assert [path.name for path in tmp_path.iterdir()] == ["taken.npz"]
+
+
+def test_of_a_large_folder_some_are_read_spread_over_all(tmp_path):
+    for kind in range(5):
+        (tmp_path / f"{kind}").mkdir()
+        for number in range(4):
+            Image.new("L", (8, 8), 10 * kind + number).save(tmp_path / f"{kind}" / f"{number}.png")
+    into = ModelInput("x", 1, 8, 8, "NCHW", None, np.dtype(np.float32))
+    pixels, labels = read_images(tmp_path, into, most=5)
+    assert [*labels] == [0, 1, 2, 3, 4]
+    assert [*(pixels[:, 0, 0, 0] // 10)] == [*labels]
+    assert len(read_images(tmp_path, into, most=50)[0]) == 20

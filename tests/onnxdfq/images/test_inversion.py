@@ -8,9 +8,10 @@ import pytest
 from onnx import numpy_helper, parser
 
 from onnxdfq.engine.ort import Session
+from onnxdfq.images.aims import Aims
 from onnxdfq.images.domain import preset
 from onnxdfq.images.guides import guides
-from onnxdfq.images.inversion import Aims, Inversion
+from onnxdfq.images.inversion import Inversion
 from onnxdfq.images.model_input import ModelInput
 from onnxdfq.images.procedural import procedural
 from onnxdfq.images.source import Subject
@@ -50,8 +51,8 @@ def into(layout="NCHW", batch=None):
     return ModelInput("x", 3, SIZE, SIZE, layout, batch, np.dtype(np.float32))
 
 
-def subject(model, given=None, like=None):
-    return Subject(model, like or into(), preset("imagenet", 3, ""), guides(model), given=given)
+def subject(model, given=None, like=None, **aims):
+    return Subject(model, like or into(), preset("imagenet", 3, ""), guides(model), given=given, aims=Aims(**aims))
 
 
 def starts(count=4):
@@ -60,7 +61,7 @@ def starts(count=4):
 
 def inverted(model, count=4, steps=30, seed=0, like=None, **aims):
     """``count`` images, begun with ``starts``."""
-    source = Inversion(subject(model, starts(count), like), steps=steps, aims=Aims(**aims))
+    source = Inversion(subject(model, starts(count), like, **aims), steps=steps)
     shards = [source.make(seed, shard).pixels for shard in range(-(-count // source.size))]
     return np.concatenate(shards)[:count]
 
@@ -137,7 +138,7 @@ def test_a_shard_is_as_large_as_the_batch_and_every_step_is_told(batch):
 
 
 def test_shards_differ_and_hang_on_nothing_made_before():
-    one, another = (Inversion(subject(classifier(), like=into(batch=4)), steps=3, aims=Aims(swing=True)) for _ in "ab")
+    one, another = (Inversion(subject(classifier(), like=into(batch=4), swing=True), steps=3) for _ in "ab")
     first, second = one.make(0, 0), one.make(0, 1)
     alone = another.make(0, 1)
     assert not np.array_equal(first.pixels, second.pixels)
@@ -147,7 +148,7 @@ def test_shards_differ_and_hang_on_nothing_made_before():
 
 def test_boundary_images_belong_to_two_classes_and_the_model_sees_both():
     model = classifier()
-    made = Inversion(subject(model, like=into(batch=16)), steps=200, aims=Aims(boundary=0.5)).make(0, 0)
+    made = Inversion(subject(model, like=into(batch=16), boundary=0.5), steps=200).make(0, 0)
     np.testing.assert_allclose(made.labels.sum(1), 1, rtol=1e-5)
     assert (made.labels[:8].max(1) == 1).all()
     pairs = made.labels[8:]
@@ -160,7 +161,7 @@ def test_boundary_images_belong_to_two_classes_and_the_model_sees_both():
 
 def test_hard_images_stay_less_sure():
     model = classifier()
-    made = Inversion(subject(model, like=into(batch=16)), steps=300, aims=Aims(hard=0.5, smoothness=0.5)).make(0, 0)
+    made = Inversion(subject(model, like=into(batch=16), hard=0.5), steps=300).make(0, 0)
     scores = Session(model).run({"x": preset("imagenet", 3, "").to_model(made.pixels, into())})["y"]
     chances = np.exp(scores) / np.exp(scores).sum(1, keepdims=True)
     own = chances[np.arange(16), made.labels]

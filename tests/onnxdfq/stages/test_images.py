@@ -13,8 +13,8 @@ from onnxdfq.errors import OnnxdfqError
 from onnxdfq.images.model_input import ModelInput
 from onnxdfq.model_file import read_model
 from onnxdfq.report.report import Report
-from onnxdfq.run import MOST_IMAGES, Run
-from onnxdfq.stages.images import GIVEN_TIMES, make_images
+from onnxdfq.run import GIVEN_TIMES, MOST_IMAGES, Run
+from onnxdfq.stages.images import make_images
 
 
 def divided(small: Path, given: np.ndarray, batch: int | None = None) -> Run:

@@ -58,6 +58,17 @@ def test_a_second_run_finds_what_the_first_one_made(synth: Synth) -> None:
     np.testing.assert_array_equal(fewer.images, first.images[:3])
 
 
+def test_fewer_images_than_the_model_takes_at_once_are_made_but_not_judged(synth: Synth, small: Path) -> None:
+    model = onnx.load(small)
+    for value in (model.graph.input[0], model.graph.output[0]):
+        value.type.tensor_type.shape.dim[0].dim_value = 4
+    onnx.save(model, small)
+    done, _ = synth(1)
+    assert len(done.images) == 1
+    assert done.report.quality is None
+    assert done.report.quality_in_words == "not known: the model takes 4 images at once"
+
+
 def test_nothing_is_kept_without_a_cache(synth: Synth, small: Path) -> None:
     assert synth(cache=None)[1] == synth(cache=None)[1] == [0, 1]
     assert [path.name for path in small.parent.iterdir()] == ["small.onnx"]

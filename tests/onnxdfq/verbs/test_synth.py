@@ -51,7 +51,9 @@ def test_images_labels_and_a_sheet(fours: Path, capsys: pytest.CaptureFixture[st
     printed = capsys.readouterr()
     said = " ".join(printed.out.split())
     assert printed.err == ""
-    assert "images 10, inverted on cpu in 20 steps, led by 4 classes" in said
+    assert "images 10, inverted on cpu in 20 steps, led by statistics recovered for 1 layers and 4 classes" in said
+    assert "rung 2 of 3" in said
+    assert "image quality 0." in said
     assert "images.npz" in said
     assert "sheet.png" in said
 

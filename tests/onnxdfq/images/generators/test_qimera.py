@@ -8,6 +8,7 @@ import torch
 from onnx import numpy_helper
 
 from onnxdfq.images.generators.qimera import (
+    SUPERPOSED_BATCHES,
     Qimera,
     SuperposedDrawing,
     classes_together,
@@ -77,3 +78,20 @@ def test_it_says_what_it_does(classifier):
     assert "Qimera" in about
     assert "7 steps" in about
     assert "1 BatchNormalization" in about
+
+
+def test_gradients_are_the_same_every_time_though_threads_share_the_work(classifier):
+    drawing = SuperposedDrawing(classifier(classes=150))  # 100 rows for each image: many images meet in one
+    seed = next(k for k in range(99) if torch.rand((), generator=torch.Generator().manual_seed(k)) < SUPERPOSED_BATCHES)
+    found, threads = [], torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        for _ in range(4):
+            drawing.zero_grad()
+            image, _ = drawing.draw(64, torch.Generator().manual_seed(seed))
+            (image * torch.linspace(0, 1, image.shape[3])).sum().backward()
+            found.append(drawing.embedding.grad.clone())
+    finally:
+        torch.set_num_threads(threads)
+    assert float(found[0].abs().max()) > 0
+    assert all(torch.equal(each, found[0]) for each in found)
