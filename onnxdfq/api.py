@@ -18,6 +18,7 @@ from onnxdfq.errors import OnnxdfqError
 from onnxdfq.images.aims import read_aims
 from onnxdfq.images.contact_sheet import contact_sheet
 from onnxdfq.images.files import write_images
+from onnxdfq.images.ranks import ALONE, Ranks
 from onnxdfq.model_file import check_writable, read_model, write_bytes, write_model
 from onnxdfq.overrides import read_overrides
 from onnxdfq.pipeline import quantize_model
@@ -26,7 +27,7 @@ from onnxdfq.report.report import Report
 from onnxdfq.run import Run
 from onnxdfq.stages.images import find_domain
 from onnxdfq.stages.prepare import canonicalize, find_input, simplify
-from onnxdfq.stages.synthesis import ALONE, Ranks, judge, make
+from onnxdfq.stages.synthesis import judge, make
 from passes.weight_scales import Scales
 
 

@@ -13,13 +13,15 @@ from onnxdfq.errors import OnnxdfqError
 class Aims:
     """hard, boundary: shares of images that the model shall be less sure of, and that belong to two classes at once.
     cutoff: of a low-pass that images are seen through, in cycles per pixel, 0 for none. crops: parts of an image have
-    to do, too. swing: strided convolutions move by chance, see images/swing.py."""
+    to do, too. swing: strided convolutions move by chance, see images/swing.py. unlabelled: the first output holds no
+    scores, though it looks as if it did (an embedding)."""
 
     hard: float = 0.0
     boundary: float = 0.0
     cutoff: float = 0.0
     crops: bool = False
     swing: bool = False
+    unlabelled: bool = False
 
 
 def read_aims(words: Sequence[str]) -> Aims:

@@ -41,4 +41,7 @@ def _classes(model: onnx.ModelProto) -> int:
     kind = model.graph.output[0].type.tensor_type
     dims = [size.dim_value for size in kind.shape.dim]
     scores = kind.elem_type in FLOATS and (len(dims) == 2 or (len(dims) == 4 and dims[2:] == [1, 1]))
+    images = next((size.dim_value for size in model.graph.input[0].type.tensor_type.shape.dim), 0)
+    if scores and dims[0] != images and (images or dims[0] > 1):
+        return 0  # not a row for each image: boxes, say
     return dims[1] if scores and dims[1] > 1 else 0

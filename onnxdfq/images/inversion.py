@@ -74,9 +74,10 @@ class Inversion:
         """See Source."""
         device = self._teacher.device
         generator = self._teacher.reseed(shard_seed(seed, shard))
-        labels, content = self._wishes(generator)
         share = np.clip(starts(self._subject, self.size, seed, shard) / 255, 0.02, 0.98).astype(np.float32)
-        z = torch.logit(torch.tensor(share, device=device))  # copied: aligned, see engine/lowering.py
+        begin = torch.tensor(share, device=device)  # copied: aligned, see engine/lowering.py
+        labels, content = self._wishes(begin, generator)
+        z = torch.logit(begin)
         coefficients = self._spectrum.coefficients(z).requires_grad_()
         optimizer = torch.optim.Adam([coefficients], lr=RATE)
         plateau = Plateau()
@@ -92,15 +93,18 @@ class Inversion:
         pixels = (255 * self._image(coefficients.detach())).round().cpu().numpy()
         return Batch(pixels, labels.cpu().numpy() if labels is not None else None)
 
-    def _wishes(self, generator: torch.Generator) -> tuple[Tensor | None, Tensor]:
+    def _wishes(self, begin: Tensor, generator: torch.Generator) -> tuple[Tensor | None, Tensor]:
         """Classes [N], or their shares [N, K] where some images are of two, and with which probability each image is
-        content [N]."""
+        content [N]. Images that the user has are to stay what the model sees in them."""
         device = self._teacher.device
         places = torch.linspace(0, 1, self.size + 1)[:-1]  # the kinds of starts take turns, so any part has them all
         content = torch.where(places < self._aims.hard, HARD, SURE).to(device)
         if not self._classes:
             return None, content
         first = torch.randint(self._classes, (self.size,), generator=generator)
+        if self._subject.given is not None:
+            with torch.no_grad():
+                first = log_probabilities(self._teacher(begin)[0][0]).argmax(1).cpu()
         if not self._aims.boundary:
             return first.to(device), content
         second = torch.randint(self._classes, (self.size,), generator=generator)

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnxdfq.engine.ort import Session, tapped
+from onnxdfq.images.channel_sums import ChannelSums
 from onnxdfq.images.recovered import early
 from onnxdfq.images.source import Subject
 from onnxdfq.verify.agreement import is_scores, log_probabilities
@@ -62,29 +63,24 @@ def quality(subject: Subject, pixels: np.ndarray) -> Quality:
     size = into.batch or max(1, AT_ONCE // (into.height * into.width))
     some = pixels[: max(MOST // size, 1) * size]
     parts = [subject.domain.to_model(some[k : k + size], into) for k in range(0, len(some) // size * size or 1, size)]
-    sums: dict[str, list[np.ndarray]] = {name: [np.zeros(()), np.zeros(())] for name in statistics}
+    sums = ChannelSums(statistics)
     answers = []
-    batches = into.feeds(parts)
-    for feeds in batches:
+    for feeds in into.feeds(parts):
         outputs = session.run(feeds)
-        for name, (first, second) in sums.items():
-            channels = np.moveaxis(outputs[name], 1, 0).reshape(outputs[name].shape[1], -1).astype(np.float64)
-            sums[name] = [first + channels.mean(1), second + np.square(channels).mean(1)]
+        sums.add(outputs)
         if subject.guides.classes:
             answers.append(next(iter(outputs.values())))
-    moments = {name: (first / len(batches), second / len(batches)) for name, (first, second) in sums.items()}
-    return Quality(_closeness(moments, statistics) if moments else None, _told(answers), known)
+    return Quality(_closeness(sums.moments(), statistics) if statistics else None, _told(answers), known)
 
 
 def _closeness(
     moments: Mapping[str, tuple[np.ndarray, np.ndarray]], statistics: Mapping[str, tuple[np.ndarray, np.ndarray]]
 ) -> float:
-    """exp of minus the mismatch. moments: means and mean squares."""
+    """exp of minus the mismatch of means and deviations."""
     terms = []
-    for name, (first, second) in moments.items():
+    for name, (own, spread) in moments.items():
         mean, std = statistics[name]
-        spread = np.sqrt(np.maximum(second - first**2, 0))
-        terms.append((((first - mean) / std) ** 2).mean() + ((spread / std - 1) ** 2).mean())
+        terms.append((((own - mean) / std) ** 2).mean() + ((spread / std - 1) ** 2).mean())
     return float(np.exp(-np.mean(terms)))
 
 

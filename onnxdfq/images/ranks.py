@@ -52,6 +52,9 @@ class Ranks:
         return values or []
 
 
+ALONE = Ranks()
+
+
 def refuse_several() -> None:
     """Raise OnnxdfqError where torchrun started several processes of what only one can do."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:

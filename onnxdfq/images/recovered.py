@@ -27,6 +27,7 @@ import numpy as np
 import onnx
 
 from onnxdfq.engine.ort import Session, tapped
+from onnxdfq.images.channel_sums import ChannelSums
 from onnxdfq.images.procedural import procedural
 from onnxdfq.images.source import Subject, batch_size
 
@@ -46,18 +47,12 @@ def recovered(subject: Subject) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     if not names:
         return {}
     session = Session(tapped(subject.model, names))
-    sums = {name: [np.zeros(()), np.zeros(())] for name in names}  # of means and of mean squares, [C] each
-    batches = 0
+    sums = ChannelSums(names)
     for feeds in _feeds(subject):
-        values = session.run(feeds)
-        for name in names:
-            channels = np.moveaxis(values[name], 1, 0).reshape(values[name].shape[1], -1).astype(np.float64)
-            sums[name] = [sums[name][0] + channels.mean(1), sums[name][1] + np.square(channels).mean(1)]
-        batches += 1
+        sums.add(session.run(feeds))
     found = {}
-    for name, (mean, square) in sums.items():
-        mean, variance = mean / batches, np.maximum(square / batches - (mean / batches) ** 2, 0)
-        std = np.sqrt(variance + NARROWEST**2 * variance.mean())
+    for name, (mean, spread) in sums.moments().items():
+        std = np.sqrt(spread**2 + NARROWEST**2 * (spread**2).mean())
         if np.isfinite(std).all() and std.min() > 0:
             found[name] = (mean.astype(np.float32), std.astype(np.float32))
     return found

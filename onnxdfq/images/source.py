@@ -23,6 +23,8 @@ from onnxdfq.images.model_input import ModelInput
 
 BATCH_PIXELS = 16 * 224 * 224  # that go through the model together, where it leaves the batch free
 
+FEWEST = 2  # images, however large they are
+
 OnStep = Callable[[int, int, float], None]  # steps done, steps in all, loss
 
 
@@ -68,8 +70,9 @@ class Source(Protocol):
 
 
 def batch_size(into: ModelInput) -> int:
-    """How many images go through the model together."""
-    return into.batch or int(np.clip(BATCH_PIXELS // (into.height * into.width), 4, 64))
+    """How many images are worked on together: whole batches of the model, for statistics of a few images say little."""
+    fitting = int(np.clip(BATCH_PIXELS // (into.height * into.width), FEWEST, 64))
+    return fitting if into.batch is None else into.batch * max(1, fitting // into.batch)
 
 
 def shard_seed(seed: int, shard: int) -> int:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from onnxdfq.images.ranks import Ranks
+from onnxdfq.images.ranks import ALONE, Ranks
 from onnxdfq.images.source import Batch, Source
 from onnxdfq.images.store import Store
 
@@ -26,7 +26,7 @@ def synthesize(
     count: int,
     seed: int,
     store: Store | None = None,
-    ranks: Ranks = Ranks(),  # noqa: B008  (immutable)
+    ranks: Ranks = ALONE,
     on_step: Callable[[int, int, float], None] = lambda done, total, loss: None,
 ) -> Synthesis | None:
     """The first ``count`` images that ``seed`` gives; None in all processes but the first.
@@ -34,20 +34,17 @@ def synthesize(
     on_step: told of the steps that this process has done, of how many, and the loss.
     """
     mine = ranks.mine(range(-(-count // source.size)))
-    made: dict[int, Batch] = {}
-    reused, taken = 0, []
-    for turn, shard in enumerate(mine):
-        kept = store.load(source, shard) if store else None
-        if kept is not None:
-            made[shard] = kept
-            reused += 1
-            continue
+    kept = {shard: store.load(source, shard) for shard in mine} if store else {}
+    made = {shard: batch for shard, batch in kept.items() if batch is not None}
+    reused, taken = len(made), []
+    missing = [shard for shard in mine if shard not in made]
+    for turn, shard in enumerate(missing):
         done = 0
 
         def told(step: int, steps: int, loss: float, before: int = turn) -> None:
             nonlocal done
             done = step
-            on_step(before * steps + step, len(mine) * steps, loss)
+            on_step(before * steps + step, len(missing) * steps, loss)
 
         made[shard] = source.make(seed, shard, told)
         taken.append(done)

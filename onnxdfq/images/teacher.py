@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from onnxdfq.engine.lower import lower, tap
-from onnxdfq.engine.precision import PLAIN, Mode, fastest, lower_precision
+from onnxdfq.engine.precision import Mode, lower_precision
 from onnxdfq.images.domain import InputDomain
 from onnxdfq.images.model_input import ModelInput
 from onnxdfq.images.other_inputs import resized
@@ -69,7 +69,7 @@ class Teacher:
         swing: bool = False,
     ) -> None:
         """statistics: by tensor, instead of those in BatchNormalization. swing: see images/swing.py."""
-        self.size = batch_size(subject.into)
+        self.size = subject.into.batch or batch_size(subject.into)
         self.device = torch.device(subject.device)
         self.inputs = Inputs(subject, self.size, self.device)
         shapes = subject.into.shapes(self.size)
@@ -81,15 +81,10 @@ class Teacher:
             for name, (mean, std) in known.items()
             if name in computed
         }
-        self.mode: Mode = PLAIN
-        if lower_precision(self.device):
-            channels, height, width = subject.into.channels, subject.into.height, subject.into.width
-            sample = torch.rand(self.size, channels, height, width, generator=torch.Generator().manual_seed(0))
-            # CUDA adds in no fixed order anyway; on the CPU equal seeds shall give equal bytes, so no choice may hang
-            # on noise: only bfloat16 in hardware wins by so much.
-            margin = 1.1 if self.device.type == "cuda" else 2.0
-            self.mode = fastest(network, *self.inputs(sample.to(self.device)), margin=margin)
-            self.mode.prepare(network)
+        # By what the hardware is, not by the clock: equal seeds shall give equal bytes.
+        precision = next(iter(lower_precision(self.device)), None)
+        self.mode = Mode(precision, channels_last=self.device.type == "cuda")
+        self.mode.prepare(network)
         self._tapped = tap(network, self.statistics)
         self._generator = torch.Generator()
         if swing:
@@ -100,7 +95,13 @@ class Teacher:
         return self._generator.manual_seed(seed)
 
     def __call__(self, image: Tensor) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
-        """Outputs of the model for pixels 0..1 [size, C, H, W], and the tensors that ``statistics`` names."""
-        with self.mode.context(self.device):
-            outputs, inner = self._tapped(*map(self.mode.arrange, self.inputs(image)))
-        return outputs, inner
+        """Outputs of the model for pixels 0..1 [N, C, H, W], N whole batches of it, and the tensors that ``statistics``
+        names."""
+        found = []
+        for part in image.split(self.size):
+            with self.mode.context(self.device):
+                found.append(self._tapped(*map(self.mode.arrange, self.inputs(part.contiguous()))))
+        if len(found) == 1:
+            return found[0]
+        outputs = tuple(torch.cat(each) for each in zip(*(each for each, _ in found), strict=True))
+        return outputs, {name: torch.cat([inner[name] for _, inner in found]) for name in found[0][1]}

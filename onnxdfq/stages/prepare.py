@@ -62,7 +62,8 @@ def find_input(run: Run) -> None:
     if run.options.evaluate is not None:  # now, for a mistake in it should not cost minutes
         run.labelled = read_labelled(run.options.evaluate, run.into)
     if run.options.images is not None:
-        run.given, _ = read_images(run.options.images, run.into, most=run.most_given)
+        most = run.most_given if run.options.source is None else None
+        run.given, _ = read_images(run.options.images, run.into, most=most)
         check_rows(run.into.others, len(run.given))
     run.report.notices += [other.describe() for other in run.into.others]
 
@@ -82,6 +83,8 @@ def canonicalize(run: Run) -> None:
     run_passes(run.graph, CANONICAL)
     run.model = gs.export_onnx(run.graph)
     run.guides = guides(run.model)
+    if run.options.aims.unlabelled:
+        run.guides = replace(run.guides, classes=0)
 
 
 def find_layers(run: Run) -> None:

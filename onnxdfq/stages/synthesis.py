@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import asdict, replace
+from importlib.metadata import version
+from pathlib import Path
 
 import numpy as np
 
 import onnxdfq
+from onnxdfq import images
 from onnxdfq.config import RECIPES, Options
 from onnxdfq.engine.ort import SERIALIZED_LIMIT
 from onnxdfq.errors import OnnxdfqError
 from onnxdfq.images.quality import quality
-from onnxdfq.images.ranks import Ranks
+from onnxdfq.images.ranks import ALONE, Ranks
 from onnxdfq.images.schedule import Schedule, within
 from onnxdfq.images.source import Batch, Subject
 from onnxdfq.images.sources import KINDS, Kind, rung
@@ -21,7 +24,6 @@ from onnxdfq.images.synthesis import synthesize
 from onnxdfq.run import Run
 
 EFFORT = 2  # unless the user says otherwise
-ALONE = Ranks()
 
 
 def make(run: Run, count: int, ranks: Ranks = ALONE) -> Batch | None:
@@ -100,6 +102,8 @@ def _store(run: Run, kind: Kind, subject: Subject) -> Store | None:
         return None
     settings = {
         "onnxdfq": onnxdfq.__version__,
+        "code": _code(),
+        "torch": version("torch"),
         "source": kind.name,
         "aims": asdict(options.aims),
         "seed": options.seed,
@@ -114,3 +118,10 @@ def _store(run: Run, kind: Kind, subject: Subject) -> Store | None:
         raise OnnxdfqError("--cache is for models below 2 GB", "leave it out")
     image = (run.into.channels, run.into.height, run.into.width)
     return open_store(options.cache, run.original.SerializeToString(deterministic=True), settings, image)
+
+
+def _code() -> str:
+    """A hash of what makes images: those of another version of it are other images."""
+    folder = Path(images.__file__).parent
+    files = sorted(folder.rglob("*.py"))
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()

@@ -11,10 +11,11 @@ nothing can be learned from, nor hardly at all. Codes are those of GDFQ.
 
 from __future__ import annotations
 
+from functools import cached_property
 from math import log as ln
 
 import torch
-from torch import Tensor
+from torch import Tensor, fx
 
 from onnxdfq.engine.lower import lower
 from onnxdfq.images.generators.gdfq import LabelledDrawing
@@ -36,9 +37,13 @@ class AdaDfq(TrainedSource):
 
     def __init__(self, subject: Subject, *, steps: int, bits: int = BITS) -> None:
         super().__init__(subject, steps=steps)
-        shapes = subject.into.shapes(self.teacher.size)
-        copy = lower(quantized_copy(subject, bits), trainable=False, input_shapes=shapes)
-        self._copy = copy.to(self.teacher.device)
+        self._bits = bits
+
+    @cached_property
+    def _copy(self) -> fx.GraphModule:
+        shapes = self.subject.into.shapes(self.teacher.size)
+        copy = lower(quantized_copy(self.subject, self._bits), trainable=False, input_shapes=shapes)
+        return copy.to(self.teacher.device)
 
     def drawing(self) -> Drawing:
         """See TrainedSource."""

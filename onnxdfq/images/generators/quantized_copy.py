@@ -50,7 +50,7 @@ def _computed(tensor: gs.Tensor) -> bool:
 def _ranges(
     subject: Subject, model: onnx.ModelProto, widths: dict[str, int], computed: set[str]
 ) -> dict[str, tuple[float, float]]:
-    into, size = subject.into, batch_size(subject.into)
+    into, size = subject.into, subject.into.batch or batch_size(subject.into)
     session = Session(tapped(model, sorted(widths.keys() & computed)))
     images = [drawn(into, size, 0, shard) for shard in range(-(-IMAGES // size))]
     batches = into.feeds([subject.domain.to_model(each, into) for each in images])

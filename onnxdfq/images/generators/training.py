@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 
 from onnxdfq.images.losses import log_probabilities, roughness, statistics_mismatch
 from onnxdfq.images.model_input import ModelInput
-from onnxdfq.images.source import Batch, OnStep, Subject, shard_seed
+from onnxdfq.images.source import Batch, OnStep, Subject, batch_size, shard_seed
 from onnxdfq.images.teacher import Teacher
 
 RATE, BETAS = 1e-2, (0.5, 0.999)  # the published rate is a tenth of it, for tens of thousands of steps
@@ -48,11 +49,13 @@ class TrainedSource(ABC):
     method: str
 
     def __init__(self, subject: Subject, *, steps: int) -> None:
-        self.subject, self.teacher = subject, Teacher(subject)
-        self.batch = self.teacher.size * -(-LEAST_BATCH // self.teacher.size)
+        self.subject = subject
+        least = subject.into.batch or batch_size(subject.into)
+        self.batch = least * -(-LEAST_BATCH // least)
         wanted = int(np.clip(PIXELS // (subject.into.height * subject.into.width), FEWEST, MOST))
         self.size, self.steps = self.batch * -(-wanted // self.batch), steps
-        led = [f"{len(self.teacher.statistics)} BatchNormalization statistics"] if self.teacher.statistics else []
+        statistics = len(subject.guides.statistics)
+        led = [f"{statistics} BatchNormalization statistics"] if statistics else []
         led += [f"{subject.guides.classes} classes"]
         self.about = (
             f"from generators ({self.method}), one for {self.size} images, trained on {subject.device} "
@@ -82,11 +85,15 @@ class TrainedSource(ABC):
         pixels = torch.cat([255 * image for image, _ in parts]).round().cpu().numpy()
         return Batch(np.ascontiguousarray(pixels), torch.cat([shares for _, shares in parts]).cpu().numpy())
 
+    @cached_property
+    def teacher(self) -> Teacher:
+        """The model; made when it is needed first, as images from a cache need none."""
+        return Teacher(self.subject)
+
     def judged(self, image: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """The model's log probabilities [N, K] and inner statistics tensors, for any whole number of its batches."""
-        parts = [self.teacher(part.contiguous()) for part in image.split(self.teacher.size)]
-        scores = torch.cat([outputs[0].flatten(1) for outputs, _ in parts])
-        return log_probabilities(scores), {name: torch.cat([inner[name] for _, inner in parts]) for name in parts[0][1]}
+        outputs, inner = self.teacher(image)
+        return log_probabilities(outputs[0]), inner
 
     def _train(self, drawing: Drawing, random: torch.Generator, on_step: OnStep) -> None:
         optimizer = torch.optim.Adam(drawing.parameters(), lr=RATE, betas=BETAS)

@@ -14,7 +14,7 @@ def test_words_become_aims():
 @pytest.mark.parametrize(
     ("word", "said"),
     [
-        ("beauty", "--aim beauty is not known. choose from hard, boundary, cutoff, crops, swing"),
+        ("beauty", "--aim beauty is not known. choose from hard, boundary, cutoff, crops, swing, unlabelled"),
         ("hard", "--aim hard needs a number from 0 to 1. give --aim hard=0.3"),
         ("hard=2", "needs a number from 0 to 1"),
         ("hard=nan", "needs a number from 0 to 1"),

