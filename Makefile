@@ -19,8 +19,9 @@ install: .venv/installed
 demo: install
 	$(BIN)/python tools/demo.py
 
+# A process for each core, each with one thread: most tests are too small for two.
 test: install
-	$(BIN)/python -m pytest -q
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --numprocesses auto --dist worksteal
 
 conformance: install
 	$(BIN)/python tools/conformance.py
