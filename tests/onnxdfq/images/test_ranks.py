@@ -43,10 +43,10 @@ def test_what_cannot_be_shared_is_refused(monkeypatch: pytest.MonkeyPatch) -> No
 def test_two_processes_write_the_bytes_that_one_writes(small: Path) -> None:
     model = onnx.load(small)
     for value in (model.graph.input[0], model.graph.output[0]):
-        value.type.tensor_type.shape.dim[0].dim_value = 4  # shards of four: three of them for ten images
+        value.type.tensor_type.shape.dim[0].dim_value = 4  # shards of 64: three of them for 130 images
     onnx.save(model, small)
     start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    synth = ["-m", "onnxdfq.cli", "synth", small, "-n", "10", "--effort", "1", "--device", "cpu", "--quiet"]
+    synth = ["-m", "onnxdfq.cli", "synth", small, "-n", "130", "--effort", "1", "--device", "cpu", "--quiet"]
     folder, environment = small.parent, os.environ | {"OMP_NUM_THREADS": "1"}
     running = [
         subprocess.Popen(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +13,7 @@ from onnxdfq.images.domain import preset
 from onnxdfq.images.guides import Guides
 from onnxdfq.images.model_input import ModelInput
 from onnxdfq.images.schedule import PROBE, Schedule, within
-from onnxdfq.images.source import Batch, Subject
+from onnxdfq.images.source import Batch, OnStep, Subject
 from onnxdfq.images.sources import Kind
 from tests.onnxdfq.images.numbered import Numbered
 
@@ -45,14 +44,14 @@ class Costs:
             now += time
 
         class Clocked(Numbered):
-            def make(self, *arguments: Any) -> Batch:
+            def make(self, seed: int, shard: int, on_step: OnStep = lambda done, total, loss: None) -> Batch:
                 pass_by(costs.start)
 
                 def told(done: int, total: int, loss: float) -> None:
                     pass_by(costs.step + (1 if done == 1 else 0))  # the first step is always slower
-                    arguments[2](done, total, loss)
+                    on_step(done, total, loss)
 
-                made = super().make(*arguments[:2], told)
+                made = super().make(seed, shard, told)
                 pass_by(costs.end)
                 return made
 
@@ -76,7 +75,7 @@ def test_as_many_steps_as_fit_and_not_many_fewer(
     assert found.images == 40
     assert 10 < found.steps < 1000
     assert costs.spent(found, processes) <= seconds
-    slower_first_step = 1.0 * (1 + 4 / processes)  # of the probe and of each shard
+    slower_first_step = 1.0 * (2 + 4 / processes)  # of both probes and of each shard
     assert costs.spent(replace(found, steps=found.steps + 1), processes) > seconds - slower_first_step - 0.1
 
 
