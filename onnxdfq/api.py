@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import onnx
@@ -19,14 +19,13 @@ from onnxdfq.images.aims import read_aims
 from onnxdfq.images.contact_sheet import contact_sheet
 from onnxdfq.images.files import write_images
 from onnxdfq.images.ranks import ALONE, Ranks
+from onnxdfq.images.sources import STARTS_FROM_IMAGES
 from onnxdfq.model_file import check_writable, read_model, write_bytes, write_model
 from onnxdfq.overrides import read_overrides
-from onnxdfq.pipeline import quantize_model
+from onnxdfq.pipeline import BEFORE_IMAGES, quantize_model
 from onnxdfq.plan_file import read_plan
 from onnxdfq.report.report import Report
 from onnxdfq.run import Run
-from onnxdfq.stages.images import find_domain
-from onnxdfq.stages.prepare import canonicalize, find_input, simplify
 from onnxdfq.stages.synthesis import judge, make
 from passes.weight_scales import Scales
 
@@ -125,11 +124,8 @@ def quantize(
         device=device,
         seed=seed,
         domain=domain,
-        mean=tuple(mean) if mean is not None else None,
-        std=tuple(std) if std is not None else None,
         scale=scale,
         order=order,
-        input_shape=tuple(input_shape) if input_shape is not None else None,
         observer=observer,
         bias_correction=bias_correction,
         evaluate=Path(evaluate) if evaluate is not None else None,
@@ -144,12 +140,10 @@ def quantize(
         plan=read_plan(Path(plan)) if plan is not None else None,
         compat=compat,
         float_type=float_type,
-        images=Path(images) if images is not None else None,
         source=source,
-        aims=read_aims(aims),
         effort=effort,
         time_budget=time_budget,
-        cache=Path(cache) if cache is not None else None,
+        **_about_images(images, aims, cache, mean, std, input_shape),
     )
     original = read_model(path)
     files = dict(output) if isinstance(output, Mapping) else {}
@@ -201,30 +195,20 @@ def synth(
     if count < 1:
         raise OnnxdfqError(f"-n {count}: there is nothing to make", "give 1 or more")
     options = Options(
-        images=Path(images) if images is not None else None,
-        source=source or ("inversion" if images is not None else None),
-        aims=read_aims(aims),
+        source=source or (STARTS_FROM_IMAGES if images is not None else None),
         effort=effort,
         time_budget=time_budget,
-        cache=Path(cache) if cache is not None else None,
         domain=domain,
-        mean=tuple(mean) if mean is not None else None,
-        std=tuple(std) if std is not None else None,
         scale=scale,
         order=order,
-        input_shape=tuple(input_shape) if input_shape is not None else None,
         device=device,
         seed=seed,
+        **_about_images(images, aims, cache, mean, std, input_shape),
     )
     path = Path(model)
     original = read_model(path)
     run = Run(options, progress or Progress(), original, Report(str(path), path.stat().st_size, {}))
-    for name, stage in (
-        ("find the input", find_input),
-        ("simplify", simplify),
-        ("canonicalize", canonicalize),
-        ("find the input domain", find_domain),
-    ):
+    for name, stage in BEFORE_IMAGES:
         with run.progress.stage(name):
             stage(run)
     with run.progress.stage("make images"):
@@ -253,3 +237,22 @@ def output_files(model: Path, bits: str, targets: Sequence[str], output: Path | 
     if len(names) == 1 and not output.is_dir():
         return dict.fromkeys(names, output)
     return {target: output / name for target, name in names.items()}
+
+
+def _about_images(
+    images: str | Path | None,
+    aims: Sequence[str],
+    cache: str | Path | None,
+    mean: Sequence[float] | None,
+    std: Sequence[float] | None,
+    input_shape: Sequence[int] | None,
+) -> dict[str, Any]:
+    """The options of images that callers may give in looser types."""
+    return {
+        "images": Path(images) if images is not None else None,
+        "aims": read_aims(aims),
+        "cache": Path(cache) if cache is not None else None,
+        "mean": tuple(mean) if mean is not None else None,
+        "std": tuple(std) if std is not None else None,
+        "input_shape": tuple(input_shape) if input_shape is not None else None,
+    }

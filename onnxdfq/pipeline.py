@@ -16,12 +16,15 @@ from onnxdfq.stages.ranges import calibrate
 from onnxdfq.stages.verify import verify
 from onnxdfq.stages.weights import correct_biases_of, freeze, insert, round_weights
 
-STAGES: Sequence[tuple[str, Callable[[Run], None]]] = (
+BEFORE_IMAGES: Sequence[tuple[str, Callable[[Run], None]]] = (
     ("find the input", find_input),
     ("simplify", simplify),
     ("canonicalize", canonicalize),
-    ("find layers", find_layers),
     ("find the input domain", find_domain),
+)
+STAGES: Sequence[tuple[str, Callable[[Run], None]]] = (
+    *BEFORE_IMAGES,
+    ("find layers", find_layers),
     ("make images", make_images),
     ("judge images", judge_images),
     ("fold BatchNormalization", fold),

@@ -55,7 +55,7 @@ class Inputs:
 
 
 class Teacher:
-    """The model with frozen weights, in the precision that runs fastest here.
+    """The model with frozen weights, in bfloat16 where the hardware computes in it.
 
     size: images per call. inputs: what the model reads for so many. statistics: tensor -> (mean, standard deviation),
     each [C], of those that training left in the model. mode: precision and memory order.
