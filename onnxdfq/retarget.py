@@ -24,7 +24,7 @@ from onnxdfq.errors import OnnxdfqError
 from onnxdfq.model_file import is_quantized, read_model, with_shapes
 from onnxdfq.report.report import Report
 from onnxdfq.stages.prepare import float_graph
-from passes.activation_bits import activation_bits
+from passes.activation_bits import activation_bits, for_products_alone
 from passes.allocate_bits import uniform_bits
 from passes.base import run_passes
 from passes.canonicalize import CANONICAL, ConstantsToInitializers
@@ -76,6 +76,7 @@ def retarget(path: Path, options: Options, ranges: Path | None = None) -> tuple[
     bits = {name: params.bits for name, params in stored.items()}
     chosen = bits or uniform_bits(graph, placement, width, all_layers=options.all_layers)
     act_bits = activation_bits(graph, placement, options.act_bits or 8, all_layers=options.all_layers)
+    placement = for_products_alone(graph, placement, act_bits, target)
     plan = _with_scales(decide(graph, known, target, chosen, placement, act_bits), stored, graph, placement)
     model = with_shapes(gs.export_onnx(graph))
     result, _ = finished(with_qdq(model, plan), plan, original, known, options)
