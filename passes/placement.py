@@ -153,25 +153,11 @@ class _Placing:
 
     def _objection(self, node: gs.Node) -> str:
         """Why a layer stays in float; empty when it does not."""
-        if len(node.inputs) < 2 or not isinstance(node.inputs[1], gs.Constant):
-            return COMPUTED
-        weight = node.inputs[1].values
-        if weight.dtype != np.float32:
-            return f"its weights are {weight.dtype}, not float32"
-        if isinstance(node.inputs[0], gs.Constant):
-            return "both operands are constant"
-        if weight.ndim < 2 or weight.size == 0:
-            return "its weights are not a matrix"
-        if node.op == "MatMul" and weight.ndim != 2:
-            return "its weights differ from sample to sample (more than two axes)"
-        if node.op == "Gemm" and node.attrs.get("transA", 0):
-            return "its activation is transposed (transA)"
-        if node.op == "ConvTranspose" and node.attrs.get("group", 1) > 1:
-            return "a grouped ConvTranspose is refused by the runtime's parser"
-        if not np.isfinite(weight).all():
-            return "its weights hold NaN or infinity"
-        groups = node.attrs.get("group", 1)
-        if node.op == "Conv" and self.target.min_channels and not _enough_channels(weight, groups, self.target):
+        reason = objection(node)
+        if reason or node.op != "Conv" or not self.target.min_channels:
+            return reason
+        weight, groups = node.inputs[1].values, node.attrs.get("group", 1)
+        if not _enough_channels(weight, groups, self.target):
             return f"few channels ({weight.shape[1] * groups} in, {weight.shape[0]} out): faster in float"
         return ""
 
@@ -353,6 +339,28 @@ class _Placing:
             node, f"it joins ranges far apart: {small} up to {spans[small]:.3g}, {large} up to {spans[large]:.3g}"
         )
         return True
+
+
+def objection(node: gs.Node) -> str:
+    """Why the weights of a layer can't be quantized, whatever the target; empty when they can."""
+    if len(node.inputs) < 2 or not isinstance(node.inputs[1], gs.Constant):
+        return COMPUTED
+    weight = node.inputs[1].values
+    if weight.dtype != np.float32:
+        return f"its weights are {weight.dtype}, not float32"
+    if isinstance(node.inputs[0], gs.Constant):
+        return "both operands are constant"
+    if weight.ndim < 2 or weight.size == 0:
+        return "its weights are not a matrix"
+    if node.op == "MatMul" and weight.ndim != 2:
+        return "its weights differ from sample to sample (more than two axes)"
+    if node.op == "Gemm" and node.attrs.get("transA", 0):
+        return "its activation is transposed (transA)"
+    if node.op == "ConvTranspose" and node.attrs.get("group", 1) > 1:
+        return "a grouped ConvTranspose is refused by the runtime's parser"
+    if not np.isfinite(weight).all():
+        return "its weights hold NaN or infinity"
+    return ""
 
 
 def _starts_above_zero(node: gs.Node) -> bool:

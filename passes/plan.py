@@ -103,8 +103,9 @@ def decide(
     for name, site in placed.weights.items():
         layer = layers[site.layer]
         floor = np.array(SMALLEST_SCALE, np.float32)
-        if not target.weights_only:  # whatever the target, ONNX Runtime is where its file will be looked at first
-            floor = np.maximum(floor, bias_floor(layer, tensors[layer.inputs[0].name].scale[0]))
+        source = tensors.get(layer.inputs[0].name)
+        if source:  # whatever the target, ONNX Runtime is where its file will be looked at first
+            floor = np.maximum(floor, bias_floor(layer, source.scale[0]))
         wanted = bits if isinstance(bits, int) else bits.get(name, 8)
         width = min(wanted, target.weight_bits)
         tensors[name] = _weights(layer, site.axis, width, scales, floor)
