@@ -55,13 +55,6 @@ class Ranks:
 ALONE = Ranks()
 
 
-def refuse_several() -> None:
-    """Raise OnnxdfqError where torchrun started several processes of what only one can do."""
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        hint = "make the images with `synth`, then give them to `quantize --images`"
-        raise OnnxdfqError("only `onnxdfq synth` can be shared by several processes", hint)
-
-
 @contextmanager
 def joined() -> Iterator[Ranks]:
     """The processes that torchrun started, connected; a single one without it."""

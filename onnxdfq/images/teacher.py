@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, fx
 
 from onnxdfq.engine.lower import lower, tap
 from onnxdfq.engine.precision import Mode, lower_precision
@@ -58,7 +58,7 @@ class Teacher:
     """The model with frozen weights, in bfloat16 where the hardware computes in it.
 
     size: images per call. inputs: what the model reads for so many. statistics: tensor -> (mean, standard deviation),
-    each [C], of those that training left in the model. mode: precision and memory order.
+    each [C], of those that training left in the model. mode: precision and memory order. network: as a module.
     """
 
     def __init__(
@@ -67,9 +67,11 @@ class Teacher:
         statistics: Mapping[str, tuple[np.ndarray, np.ndarray]] | None = None,
         *,
         swing: bool = False,
+        size: int | None = None,
     ) -> None:
-        """statistics: by tensor, instead of those in BatchNormalization. swing: see images/swing.py."""
-        self.size = subject.into.batch or batch_size(subject.into)
+        """statistics: by tensor, instead of those in BatchNormalization. swing: see images/swing.py. size: of a batch,
+        where the model leaves it free."""
+        self.size = subject.into.batch or size or batch_size(subject.into)
         self.device = torch.device(subject.device)
         self.inputs = Inputs(subject, self.size, self.device)
         shapes = subject.into.shapes(self.size)
@@ -85,6 +87,7 @@ class Teacher:
         precision = next(iter(lower_precision(self.device)), None)
         self.mode = Mode(precision, channels_last=self.device.type == "cuda")
         self.mode.prepare(network)
+        self.network = network
         self._tapped = tap(network, self.statistics)
         self._generator = torch.Generator()
         if swing:
@@ -105,3 +108,11 @@ class Teacher:
             return found[0]
         outputs = tuple(torch.cat(each) for each in zip(*(each for each, _ in found), strict=True))
         return outputs, {name: torch.cat([inner[name] for _, inner in found]) for name in found[0][1]}
+
+    def outputs(self, image: Tensor, network: fx.GraphModule | None = None) -> list[Tensor]:
+        """Outputs for pixels 0..1 [N, C, H, W], N whole batches, of the model or of another with the same inputs."""
+        found = []
+        for part in image.split(self.size):
+            with self.mode.context(self.device):
+                found.append((network or self.network)(*map(self.mode.arrange, self.inputs(part.contiguous()))))
+        return [torch.cat(each) for each in zip(*found, strict=True)]

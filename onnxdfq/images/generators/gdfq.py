@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from onnxdfq.images.generators.network import Generator
+from onnxdfq.images.generators.network import Generator, as_pixels
 from onnxdfq.images.generators.training import Drawing, TrainedSource, width_for
 from onnxdfq.images.losses import cross_entropy
 from onnxdfq.images.source import Subject
@@ -32,28 +32,35 @@ TEMPERATURE = 20.0
 
 class LabelledDrawing(Drawing):
     """Images of one class each, by chance. most: how many classes take part; which ones, torch's own random numbers
-    say: a generator that draws few images has no use for others, nor the steps to learn them."""
+    say: a generator that draws few images has no use for others, nor the steps to learn them. published: z ~ N(0, 1),
+    and images without bounds. width: channels of the generator."""
 
-    def __init__(self, subject: Subject, most: int | None = None) -> None:
+    def __init__(
+        self, subject: Subject, most: int | None = None, *, published: bool = False, width: int | None = None
+    ) -> None:
         super().__init__()
+        self._published = published
         into, self._classes = subject.into, subject.guides.classes
         self._chosen = torch.randperm(self._classes)[:most]
         many = self._classes > MANY_CLASSES
         self.embedding = None if many else nn.Parameter(torch.randn(self._classes, LATENT))
         self.generator = Generator(
             LATENT, into.channels, (into.height, into.width),
-            classes=self._classes if many else 0, width=width_for(into),
+            classes=self._classes if many else 0,
+            width=width or width_for(into), bounded=not published,
         )  # fmt: skip
 
     def draw(self, count: int, random: torch.Generator) -> tuple[Tensor, Tensor]:
         """See Drawing."""
         device = self.generator.first.weight.device
         labels = self._chosen[torch.randint(len(self._chosen), (count,), generator=random)].to(device)
-        code = 1 + torch.randn(count, LATENT, generator=random).to(device)
+        code = torch.randn(count, LATENT, generator=random).to(device)
+        code = code if self._published else 1 + code
         if self.embedding is not None:
             code = code * functional.embedding(labels, self.embedding)  # not [labels], see Qimera
         shares = functional.one_hot(labels, self._classes).float()
-        return self.generator(code, shares), shares
+        drawn = self.generator(code, shares)
+        return (as_pixels(drawn) if self._published else drawn), shares
 
 
 class Gdfq(TrainedSource):

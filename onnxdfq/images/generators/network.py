@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+MEAN, DEVIATION = 118 / 255, 64 / 255  # of photographs, about, in 0..1
 CONTRAST = 1.3  # the sigmoid of that times a standard normal has a deviation of 0.25, as photographs have
 WIDE_EPSILON = 0.8  # of the published networks; it keeps channels apart that hardly vary
 SLOPE = 0.2
@@ -61,6 +62,12 @@ class Generator(nn.Module):
             grid = functional.leaky_relu(norm(convolution(_doubled(grid)), shares), SLOPE)
         drawn = _standardized(torch.tanh(self.colours(grid)), 1e-5)[:, :, : self._size[0], : self._size[1]]
         return torch.sigmoid(CONTRAST * drawn) if self._bounded else drawn
+
+
+def as_pixels(standardized: Tensor) -> Tensor:
+    """Pixels 0..1 of what a generator without bounds draws, with the mean and deviation of photographs; some numbers
+    leave 0..1. The papers draw what their networks read: photographs of mean 0 and deviation 1."""
+    return MEAN + DEVIATION * standardized
 
 
 def first_grid(size: tuple[int, int]) -> tuple[int, int]:

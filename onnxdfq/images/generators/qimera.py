@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from onnxdfq.images.generators.classifier_rows import classifier_rows
 from onnxdfq.images.generators.gdfq import MANY_CLASSES, confidence_loss
-from onnxdfq.images.generators.network import Generator, first_grid
+from onnxdfq.images.generators.network import Generator, as_pixels, first_grid
 from onnxdfq.images.generators.training import Drawing, TrainedSource, width_for
 from onnxdfq.images.source import Subject
 
@@ -30,21 +30,26 @@ LARGEST = 2**24  # ... which is used where the generator's first layer would hav
 
 
 class SuperposedDrawing(Drawing):
-    """Images of one class, or between several. mapping: a layer after the norm (disentanglement mapping)."""
+    """Images of one class, or between several. mapping: a layer after the norm (disentanglement mapping). published:
+    images without bounds. width: channels of the generator."""
 
-    def __init__(self, subject: Subject, *, mapping: bool = False) -> None:
+    def __init__(
+        self, subject: Subject, *, mapping: bool = False, published: bool = False, width: int | None = None
+    ) -> None:
         super().__init__()
+        self._published = published
         into, self._classes = subject.into, subject.guides.classes
         rows = classifier_rows(subject.model, self._classes)
         # The noise has deviation one, and classes shall be heard through it from the first step on.
         start = torch.randn(self._classes, LATENT) if rows is None else torch.tensor(rows / (rows.std() + 1e-12))
         self.embedding = nn.Parameter(start)
-        size, width, latent = (into.height, into.width), width_for(into), start.shape[1]
+        size, width, latent = (into.height, into.width), width or width_for(into), start.shape[1]
         mapping = mapping or latent * width * prod(first_grid(size)) > LARGEST
         self.mapping = nn.Linear(latent, MAPPED) if mapping else nn.Identity()
         self.generator = Generator(
             MAPPED if mapping else latent, into.channels, size,
             classes=self._classes if self._classes > MANY_CLASSES else 0, width=width,
+            bounded=not published,
         )  # fmt: skip
 
     def draw(self, count: int, random: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -58,7 +63,8 @@ class SuperposedDrawing(Drawing):
         rows = functional.embedding(labels, self.embedding)  # gradients of E[labels] have no fixed order in threads
         code = superposed(self.mapping(standardized(rows + noise)), weights)
         shares = soft_labels(labels, weights, self._classes)
-        return self.generator(code, shares), shares
+        drawn = self.generator(code, shares)
+        return (as_pixels(drawn) if self._published else drawn), shares
 
 
 class Qimera(TrainedSource):
