@@ -1,7 +1,8 @@
-"""Several processes: who makes what, and that nobody can tell from the images."""
+"""Several processes: who makes what, and that nobody can tell from the images; one file for all."""
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -10,8 +11,7 @@ from pathlib import Path
 import onnx
 import pytest
 
-from onnxdfq.errors import OnnxdfqError
-from onnxdfq.images.ranks import Ranks, joined, refuse_several
+from onnxdfq.images.ranks import Ranks, joined
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 8])
@@ -31,13 +31,6 @@ def test_without_torchrun_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     with joined() as ranks:
         assert ranks == Ranks(0, 1, 0)
-    refuse_several()
-
-
-def test_what_cannot_be_shared_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(OnnxdfqError, match="only `onnxdfq synth`"):
-        refuse_several()
 
 
 def test_two_processes_write_the_bytes_that_one_writes(small: Path) -> None:
@@ -69,3 +62,24 @@ def test_two_processes_write_the_bytes_that_one_writes(small: Path) -> None:
     ]
     assert shards[0] == shards[1]
     assert len(shards[0]) == 3
+
+
+def test_two_processes_quantize_into_one_file(small: Path) -> None:
+    made, kept, report = (small.parent / name for name in ("made.onnx", "kept", "report.json"))
+    start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    ran = subprocess.run(
+        [*start, "-m", "onnxdfq.cli", "quantize", small, "--recipe", "accurate", "--iterations", "2", "--effort", "1",
+         "--bits", "4", "--target", "ort-cpu", "--rounding", "nearest", "--device", "cpu", "--checkpoints", kept,
+         "--log", small.parent / "x.jsonl", "--report", report, "-o", made, "--quiet"],
+        capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, timeout=120,
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stderr
+    model = onnx.load(made)
+    onnx.checker.check_model(model)
+    assert "DequantizeLinear" in {node.op_type for node in model.graph.node}
+    entry = json.loads(report.read_text())["targets"]["ort-cpu"]
+    assert "blocks reconstructed in 2 steps each" in entry["learning"]
+    assert len(list(kept.iterdir())) == 1
+    lines = (small.parent / "x.jsonl").read_text().splitlines()
+    assert sum("settings" in line for line in lines) == 1
+    assert ran.stdout.count("held-out KL") == 1, "one process speaks"

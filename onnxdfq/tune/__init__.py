@@ -1,0 +1,1 @@
+"""The quantized graph learns, from synthetic images and the float model alone."""

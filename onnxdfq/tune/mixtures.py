@@ -1,0 +1,28 @@
+"""Images mixed in pairs, x = s a + (1 - s) b with s between 0 and 1 by chance: what they show lies between two classes.
+
+A model is sure about almost every image that was made for it, and so is its quantized copy: nothing is left to learn
+from them, nor to judge by. On mixtures the two differ as they do on the hard ones among photographs (mixup, Zhang et
+al., ICLR 2018; for distillation Beyer et al., CVPR 2022).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def mixed(image: Tensor, generator: torch.Generator) -> Tensor:
+    """Pixels [N, C, H, W], every other one by chance mixed with another one of the batch."""
+    shape = (len(image), *[1] * (image.ndim - 1))
+    share = torch.rand(shape, generator=generator)
+    share = torch.where(torch.rand(shape, generator=generator) < 0.5, share, torch.ones(()))
+    partner = torch.randperm(len(image), generator=generator)
+    return torch.lerp(image[partner.to(image.device)], image, share.to(image.device))
+
+
+def to_judge_by(pixels: np.ndarray, seed: int) -> np.ndarray:
+    """Held-out pixels [N, C, H, W] 0..255, and as many again in which every other one is a mixture; whole numbers."""
+    generator = torch.Generator().manual_seed(seed)
+    others = mixed(torch.from_numpy(pixels).float(), generator).round().numpy()
+    return np.concatenate([pixels, others.astype(pixels.dtype)])
