@@ -11,7 +11,8 @@ import numpy as np
 import onnx
 
 from onnxdfq.calibrate.observers import Method
-from onnxdfq.config import Compensation, Options, Rounding, bits_in_name
+from onnxdfq.cheapest import MIN_AGREEMENT, cheapest
+from onnxdfq.config import Compensation, Options, PlacedBy, Rounding, bits_in_name
 from onnxdfq.console import Progress, peak_megabytes
 from onnxdfq.engine.ort import Device
 from onnxdfq.errors import OnnxdfqError
@@ -24,6 +25,7 @@ from onnxdfq.model_file import check_writable, read_model, write_bytes, write_mo
 from onnxdfq.overrides import read_overrides
 from onnxdfq.pipeline import BEFORE_IMAGES, quantize_model
 from onnxdfq.plan_file import read_plan
+from onnxdfq.recipes import AUTO, CHEAPEST_FIRST
 from onnxdfq.report.report import Report
 from onnxdfq.run import Run
 from onnxdfq.stages.synthesis import judge, make
@@ -84,9 +86,16 @@ def quantize(
     effort: int | None = None,
     time_budget: float | None = None,
     cache: str | Path | None = None,
+    placement: PlacedBy = "target",
+    iterations: int | None = None,
+    epochs: float | None = None,
+    log: str | Path | None = None,
+    checkpoints: str | Path | None = None,
+    min_agreement: float | None = None,
+    ranks: Ranks = ALONE,
     progress: Progress | None = None,
-) -> Quantized:
-    """Quantize an ONNX file without data.
+) -> Quantized | None:
+    """Quantize an ONNX file without data; None in all processes of torchrun but the first.
 
     model: path of a float ONNX file with an image input [N, C, H, W] or [N, H, W, C]. What other inputs are fed with
         the report says; an npz given as images may hold arrays for them, by name, as the model reads them.
@@ -98,14 +107,19 @@ def quantize(
     compensation: of pairs, "dfmpc+" by default, "dfmpc" as published, or "none". rounding: "nearest", "squant" or
         "gptq". scales: of the weights, "min-max", "mse" or "lp". None takes what suits the recipe and the bits.
     equalization: make ranges of weights alike across layers first.
-    target: "tensorrt", "ort-cpu" or another of ``passes.targets.TARGETS``, or several. recipe: "fast" or "balanced".
+    target: "tensorrt", "ort-cpu" or another of ``passes.targets.TARGETS``, or several.
+    recipe: see ``onnxdfq.recipes.RECIPES``, or "auto": the cheapest with which ``min_agreement`` percent of held-out
+        images, 98 by default, have the same top-1 as with the float model.
     output: where to write the model, for several targets a folder or a file for each; None writes nothing.
     domain, or mean, std and scale (x = (pixel * scale - mean) / std), and order: what the model is fed with; inferred
         when not given. input_shape: needed only where H and W are free and no usual size runs.
     observer: how ranges are cut; None takes the default of the bit width.
     images: a folder or npz of images to calibrate with, or for source "inversion" to start from. source: of synthetic
         images, see ``onnxdfq.images.sources.KINDS``; None takes that of the recipe. effort: 1 to 5, or time_budget:
-        seconds, for making them. cache: a folder where they are kept.
+        seconds, for making them, and for learning from them. cache: a folder where they are kept.
+    placement: of quantizers, "target" or "paper", as published. iterations, or epochs of 200: of recipes that learn.
+        log: a file for what happens meanwhile, JSON lines, with a PNG beside it. checkpoints: a folder from which a run
+        that was killed goes on.
     aims: of inverted images, see ``onnxdfq.images.aims.Aims``: "boundary=0.3", "swing".
     evaluate: labelled images for the report's accuracy; they calibrate nothing.
     device: for gradients and verification. seed: same seed, model and options, same bytes.
@@ -120,7 +134,7 @@ def quantize(
         bits=bits,
         act_bits=act_bits,
         targets=(target,) if isinstance(target, str) else tuple(dict.fromkeys(target)),
-        recipe=recipe,
+        recipe=CHEAPEST_FIRST[-1] if recipe == AUTO else recipe,
         device=device,
         seed=seed,
         domain=domain,
@@ -143,18 +157,37 @@ def quantize(
         source=source,
         effort=effort,
         time_budget=time_budget,
+        placement=placement,
+        iterations=iterations,
+        epochs=epochs,
+        log=Path(log) if log is not None else None,
+        checkpoints=Path(checkpoints) if checkpoints is not None else None,
         **_about_images(images, aims, cache, mean, std, input_shape),
     )
+    if min_agreement is not None and recipe != AUTO:
+        raise OnnxdfqError("--min-agreement is what --recipe auto chooses by", "give both, or neither")
     original = read_model(path)
     files = dict(output) if isinstance(output, Mapping) else {}
     if isinstance(output, (str, Path)):
         files = output_files(path, bits_in_name(bits, size_budget, avg_bits), options.targets, Path(output))
     for file in files.values():
         check_writable(file, path)
-    described = asdict(replace(options, plan=None)) | {"plan": str(plan) if plan else None}
-    described = {name: str(value) if isinstance(value, Path) else value for name, value in described.items()}
-    report = Report(str(path), path.stat().st_size, described)
-    run = quantize_model(original, options, report, progress or Progress())
+    if options.log is not None:
+        check_writable(options.log, path)
+
+    def run_with(options: Options) -> Run:
+        described = asdict(replace(options, plan=None)) | {"plan": str(plan) if plan else None}
+        described = {name: str(value) if isinstance(value, Path) else value for name, value in described.items()}
+        report = Report(str(path), path.stat().st_size, described)
+        return quantize_model(original, options, report, progress or Progress(), ranks)
+
+    if recipe == AUTO:
+        run = cheapest(run_with, options, MIN_AGREEMENT if min_agreement is None else min_agreement)
+    else:
+        run = run_with(options)
+    if ranks.rank:
+        return None
+    report = run.report
     for name, file in files.items():
         write_model(run.results[name], file)
         report.targets[name].file = str(file)

@@ -14,6 +14,7 @@ from onnxdfq.images.aims import Aims
 from onnxdfq.images.domain import PRESETS
 from onnxdfq.images.schedule import EFFORTS
 from onnxdfq.images.sources import KINDS, STARTS_FROM_IMAGES
+from onnxdfq.recipes import PER_EPOCH, PUBLISHED, RECIPES, Recipe
 from passes.plan import QuantPlan
 from passes.targets import TARGETS, Target
 from passes.weight_scales import Scales
@@ -24,25 +25,8 @@ ACTIVATIONS_KEY = "onnxdfq.activations"  # in the model's metadata: what its ran
 
 Compensation = Literal["dfmpc", "dfmpc+", "none"]
 Rounding = Literal["nearest", "squant", "gptq"]
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How much a run does. source: of its images, see ``onnxdfq.images.sources``; with "procedural" torch is not
-    imported."""
-
-    name: str
-    about: str
-    source: str
-
-
-RECIPES = {
-    recipe.name: recipe
-    for recipe in (
-        Recipe("fast", "procedural images, no gradients, no torch: seconds", "procedural"),
-        Recipe("balanced", "images inverted from the model itself: a minute or two", "inversion"),
-    )
-}
+PlacedBy = Literal["target", "paper"]
+IMAGES_SHARE = 0.4  # of a time budget, where the graph learns too
 
 
 @dataclass(frozen=True)
@@ -64,7 +48,11 @@ class Options:
 
     images: a folder or npz of images that the user has, taken as they are, or where ``source`` starts from. source: of
     images, None for that of the recipe. aims: of inverted ones. effort: 1 to 5, how many steps they take; time_budget:
-    instead, seconds for making them. cache: a folder where images are kept and looked for.
+    instead, seconds for making them, and for learning from them. cache: a folder where images are kept and looked for.
+
+    placement: of the quantizers, what the "target" gains by, or that of the "paper"s on training without data.
+    iterations: of what learns, None for those of the recipe; epochs: the same, in 200s. log: a file for what happens
+    while it learns. checkpoints: a folder from which a run that was killed goes on.
 
     all_layers: the first and the last layers get ``bits`` too, not 8. overrides: entries of a configuration file. plan:
     a decision made before, for its target. compat: weights of few bits stay in 8-bit containers. float_type: of what
@@ -103,6 +91,11 @@ class Options:
     effort: int | None = None
     time_budget: float | None = None
     cache: Path | None = None
+    placement: PlacedBy = "target"
+    iterations: int | None = None
+    epochs: float | None = None
+    log: Path | None = None
+    checkpoints: Path | None = None
 
     def __post_init__(self) -> None:
         self._check_bits()
@@ -139,6 +132,34 @@ class Options:
         if (self.mean is None) != (self.std is None):
             raise OnnxdfqError("--mean and --std belong together", "give both")
         self._check_images()
+        self._check_tuning()
+
+    @property
+    def way(self) -> Recipe:
+        """The recipe."""
+        return RECIPES[self.recipe]
+
+    @property
+    def learns(self) -> int | None:
+        """How many iterations the graph learns for; None where the time budget has to say."""
+        if self.time_budget is not None:
+            return None
+        of_epochs = None if self.epochs is None else max(round(self.epochs * PER_EPOCH), 1)
+        return self.iterations or of_epochs or self.way.iterations
+
+    def without_learning(self) -> Options:
+        """The same for a recipe in which nothing learns."""
+        return replace(self, recipe="balanced", iterations=None, epochs=None, log=None, checkpoints=None)
+
+    @property
+    def seconds_for_images(self) -> float | None:
+        """The time budget, or its share."""
+        return self.time_budget and self.time_budget * (IMAGES_SHARE if self.way.tuning else 1)
+
+    @property
+    def every_layer(self) -> bool:
+        """Whether the first and the last layers get the bits asked for as well."""
+        return self.all_layers or self.placement == "paper"
 
     @property
     def pairs(self) -> tuple[int, int] | None:
@@ -184,7 +205,8 @@ class Options:
         if self.aims != Aims() and (self.source or RECIPES[self.recipe].source) != "inversion":
             raise OnnxdfqError("--aim is for inverted images", "give --source inversion")
         if self.images is not None and self.source is None:
-            extra = {"--effort": self.effort, "--time-budget": self.time_budget, "--cache": self.cache}
+            alone = None if self.way.tuning else self.time_budget  # learning takes time, too
+            extra = {"--effort": self.effort, "--cache": self.cache, "--time-budget": alone}
             for option, value in extra.items():
                 if value is not None:
                     hint = f"--source {STARTS_FROM_IMAGES} would start from them"
@@ -195,6 +217,33 @@ class Options:
             raise OnnxdfqError(f"--time-budget {self.time_budget:g} is no time", "give seconds, such as 120s, or 5m")
         if self.effort is not None and self.time_budget is not None:
             raise OnnxdfqError("--effort and --time-budget exclude each other", "give one of them")
+
+    def _check_tuning(self) -> None:
+        _one_of("--placement", self.placement, get_args(PlacedBy))
+        if self.placement == "paper":
+            for option, given in (("--act-bits none", self.act_bits is None), ("--plan", self.plan is not None)):
+                if given:
+                    raise OnnxdfqError(f"--placement paper and {option} exclude each other", "leave one of them out")
+            if self.pairs or self.size_budget is not None or self.avg_bits is not None:
+                raise OnnxdfqError("--placement paper has the same bits in every layer", "give --bits as one number")
+        lengths = {"--iterations": self.iterations, "--epochs": self.epochs}
+        tuning = {**lengths, "--log": self.log, "--checkpoints": self.checkpoints}
+        for option, value in tuning.items():
+            if value is not None and not self.way.tuning:
+                learning = ", ".join(name for name, recipe in RECIPES.items() if recipe.tuning)
+                raise OnnxdfqError(f"{option} is for recipes that learn", f"give --recipe {learning}")
+        if self.epochs is not None and self.recipe not in PUBLISHED:
+            raise OnnxdfqError("--epochs are those of published schedules", "give --iterations")
+        chosen = {**lengths, "--time-budget": self.time_budget}
+        if sum(value is not None for value in chosen.values()) > 1:
+            one, other, *_ = (name for name, value in chosen.items() if value is not None)
+            raise OnnxdfqError(f"{one} and {other} exclude each other", "give one of them")
+        for option, number in lengths.items():
+            if number is not None and not 0 < number < float("inf"):
+                raise OnnxdfqError(f"{option} {number:g} is no length of training", "give more than 0")
+        if self.checkpoints is not None and self.time_budget is not None:
+            hint = "give --iterations instead of --time-budget"
+            raise OnnxdfqError("no run can go on from checkpoints whose length the clock chose", hint)
 
     def _check_bits(self) -> None:
         low, high = self.bits if isinstance(self.bits, tuple) else (self.bits, self.bits)

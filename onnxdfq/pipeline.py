@@ -8,9 +8,11 @@ import onnx
 
 from onnxdfq.config import Options
 from onnxdfq.console import Progress, peak_megabytes
+from onnxdfq.images.ranks import ALONE, Ranks
 from onnxdfq.report.report import Report
 from onnxdfq.run import Run
 from onnxdfq.stages.images import find_domain, judge_images, make_images
+from onnxdfq.stages.learning import learn
 from onnxdfq.stages.prepare import canonicalize, equalize, find_input, find_layers, fold, simplify
 from onnxdfq.stages.ranges import calibrate
 from onnxdfq.stages.verify import verify
@@ -34,18 +36,22 @@ STAGES: Sequence[tuple[str, Callable[[Run], None]]] = (
 TARGET_STAGES: Sequence[tuple[str, Callable[[Run, str], None]]] = (
     ("decide and insert Q/DQ", insert),
     ("round weights", round_weights),
+    ("learn", learn),
     ("correct biases", correct_biases_of),
     ("freeze weights", freeze),
     ("verify", verify),
 )
 
 
-def quantize_model(original: onnx.ModelProto, options: Options, report: Report, progress: Progress) -> Run:
-    """Run all stages. The quantized models are in ``results`` by target, what was found in ``report``.
+def quantize_model(
+    original: onnx.ModelProto, options: Options, report: Report, progress: Progress, ranks: Ranks = ALONE
+) -> Run:
+    """Run all stages, in each process of ``ranks`` alike. The quantized models are in ``results`` by target, what was
+    found in ``report``.
 
     Raises OnnxdfqError for whatever a user can mend.
     """
-    run = Run(options, progress, original, report)
+    run = Run(options, progress, original, report, ranks)
     for name, stage in STAGES:
         with progress.stage(name):
             stage(run)

@@ -14,6 +14,7 @@ from onnxdfq.console import Progress
 from onnxdfq.images.domain import InputDomain
 from onnxdfq.images.guides import Guides
 from onnxdfq.images.model_input import ModelInput
+from onnxdfq.images.ranks import ALONE, Ranks
 from onnxdfq.overrides import Overrides
 from onnxdfq.report.report import Report
 from passes.fold_batchnorm import ChannelStats
@@ -23,6 +24,7 @@ from passes.plan import QuantPlan
 REFERENCE_PIXELS = 224 * 224
 MOST_IMAGES = 128
 CALIBRATION_IMAGES = 32  # at 224x224; smaller images come in larger numbers at the same cost
+TRAINING_IMAGES, MOST_TRAINING_IMAGES = 96, 512  # the same where the graph learns from them
 GIVEN_TIMES = 4  # images that the user has are taken in larger numbers than synthetic ones, but not endlessly
 
 
@@ -34,7 +36,9 @@ class Run:
     progress: Progress
     original: onnx.ModelProto
     report: Report
+    ranks: Ranks = ALONE
     model: onnx.ModelProto = field(init=False)
+    canonical: onnx.ModelProto = field(init=False)  # as model was before BatchNormalization was folded
     graph: gs.Graph = field(init=False)
     into: ModelInput = field(init=False)
     domain: InputDomain = field(init=False)
@@ -52,6 +56,7 @@ class Run:
     bits: dict[str, Bits] = field(default_factory=dict)
     plans: dict[str, QuantPlan] = field(default_factory=dict)
     rounding: dict[str, str] = field(default_factory=dict)  # how weights were rounded, in words
+    learning: dict[str, str] = field(default_factory=dict)  # what learning came to, in words
     results: dict[str, onnx.ModelProto] = field(default_factory=dict)
     corrected: dict[str, onnx.ModelProto] = field(default_factory=dict)  # the same with corrected biases
 
@@ -69,16 +74,23 @@ class Run:
         size = self.into.batch or 1
         return -(-images // size) * size
 
-    def affordable(self, images: int) -> int:
+    def affordable(self, images: int, most: int | None = None) -> int:
         """How many images of this model's size cost as much as ``images`` of 224x224; not few, and not endless."""
         count = images * REFERENCE_PIXELS // (self.into.height * self.into.width)
-        return self.whole(int(np.clip(count, 8, MOST_IMAGES)))
+        return self.whole(int(np.clip(count, 8, MOST_IMAGES if most is None else most)))
+
+    @property
+    def held(self) -> int:
+        """How many synthetic images are held out."""
+        calibration = self.affordable(CALIBRATION_IMAGES)
+        return calibration if self.options.way.tuning else self.whole(calibration // 2)
 
     @property
     def wanted(self) -> int:
-        """How many synthetic images a run takes: to calibrate with, and half as many to be held out."""
-        calibration = self.affordable(CALIBRATION_IMAGES)
-        return calibration + self.whole(calibration // 2)
+        """How many synthetic images a run takes: to calibrate with or to learn from, and those held out."""
+        if self.options.way.tuning:
+            return self.affordable(TRAINING_IMAGES, MOST_TRAINING_IMAGES) + self.held
+        return self.affordable(CALIBRATION_IMAGES) + self.held
 
     @property
     def most_given(self) -> int:

@@ -21,9 +21,10 @@ class TargetReport:
     and why. provider: what ONNX Runtime really ran the verification on. weights: their containers and bytes. kernels:
     what runs, where this machine can tell for the target.
 
-    bits: of the weights by layer. rounding, budget: what was done to the weights, and what a budget of
-    bytes or bits came to, in words. sensitivity: damage by layer and bits, where bits were chosen by it. pairing: pairs
-    as {low, high, through}, and the layers in none with their reasons, where layers were paired.
+    bits: of the weights by layer. rounding, learning, budget: what was done to the weights, what came of it where the
+    graph learned, and what a budget of bytes or bits came to, in words. sensitivity: damage by layer and bits, where
+    bits were chosen by it. pairing: pairs as {low, high, through}, and the layers in none with their reasons, where
+    layers were paired.
     """
 
     file: str
@@ -39,6 +40,7 @@ class TargetReport:
     accuracy: float | None = None
     bits: dict[str, int] = field(default_factory=dict)
     rounding: str = ""
+    learning: str = ""
     budget: str = ""
     sensitivity: dict[str, dict[int, float]] | None = None
     pairing: dict[str, Any] | None = None

@@ -59,6 +59,7 @@ def show_report(report: Report, console: Console) -> None:
         for name_of, words in (
             ("budget", target.budget),
             ("rounding", target.rounding),
+            ("learning", target.learning),
         ):
             if words:
                 details.add_row(name_of, words)

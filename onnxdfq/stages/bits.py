@@ -24,7 +24,7 @@ def choose_bits(run: Run, target: str) -> Bits:
     options, graph, placement = run.options, run.graph, run.placements[target]
     if options.size_budget is not None or options.avg_bits is not None:
         return _within_budget(run, target)
-    all_layers, chosen = options.all_layers, run.overrides.bits
+    all_layers, chosen = options.every_layer, run.overrides.bits
     if isinstance(options.bits, int):
         return Bits(uniform_bits(graph, placement, options.bits, all_layers=all_layers, chosen=chosen))
     return Bits(*paired_bits(graph, placement, *options.bits, all_layers=all_layers, chosen=chosen))

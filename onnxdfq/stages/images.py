@@ -39,14 +39,14 @@ def find_domain(run: Run) -> None:
 
 
 def make_images(run: Run) -> None:
-    """The images that calibrate and those held out, a third of all."""
+    """The images that calibrate, or teach, and those held out."""
     if run.given is not None and run.options.source is None:
         taken = np.linspace(0, len(run.given) - 1, min(len(run.given), run.most_given)).astype(int)
         pixels = run.given[taken]
         source = f"of {len(run.given)} given"
     else:
-        made = make(run, run.wanted)
-        assert made is not None  # there is one process only
+        made = run.ranks.agreed(make(run, run.wanted, run.ranks))
+        assert made is not None  # the first process has it
         pixels, taken, source = made.pixels, np.arange(len(made.pixels)), run.report.images
     size = run.into.batch or 1
     if len(pixels) < 2 * size:
@@ -54,7 +54,8 @@ def make_images(run: Run) -> None:
         if run.given is None or run.options.source is not None:  # only a time budget makes so few
             hint = "give a longer --time-budget"
         raise OnnxdfqError(f"{len(pixels)} images are too few", hint)
-    held = max(len(pixels) // 3 // size, 1) * size
+    share = len(pixels) * run.held // run.wanted  # what is given may be more or less than what is wanted
+    held = max(share // size, 1) * size
     # Files often lie in order of their class: what is held out is spread over all.
     out = np.zeros(len(pixels), bool)
     out[np.linspace(0, len(pixels) - 1, held).astype(int)] = True

@@ -81,7 +81,7 @@ def simplify(run: Run) -> None:
 def canonicalize(run: Run) -> None:
     run.graph = gs.import_onnx(with_shapes(run.model))
     run_passes(run.graph, CANONICAL)
-    run.model = gs.export_onnx(run.graph)
+    run.model = run.canonical = gs.export_onnx(run.graph)
     run.guides = guides(run.model)
     if run.options.aims.unlabelled:
         run.guides = replace(run.guides, classes=0)

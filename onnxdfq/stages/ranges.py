@@ -15,6 +15,7 @@ from onnxdfq.errors import OnnxdfqError
 from onnxdfq.overrides import resolve
 from onnxdfq.run import Run
 from passes.activation_bits import activation_bits
+from passes.paper_placement import place_as_published
 from passes.placement import Placement, place
 from passes.targets import TARGETS
 
@@ -26,6 +27,8 @@ def calibrate(run: Run) -> None:
     for target in TARGETS.values():
         for name, bits in widths_of_activations(run, place(run.graph, target)).items():
             wanted[name] = min(bits, wanted.get(name, bits))
+    if run.options.placement == "paper":
+        wanted |= widths_of_activations(run, _as_published(run))
     tensors = run.graph.tensors()
     inputs = run.into.shapes(1).keys()
     computed = [name for name in sorted(wanted) if name not in inputs and isinstance(tensors[name], gs.Variable)]
@@ -48,11 +51,21 @@ def calibrate(run: Run) -> None:
     run.ranges = rounded(run.ranges)
     run.report.ranges = run.ranges
     for name in run.options.targets:
+        if run.options.placement == "paper":
+            run.placements[name] = _as_published(run)
+            continue
         target = run.options.target(name)
         floats = run.overrides.floats if target.everything else {**_of_unknown_range(run), **run.overrides.floats}
         run.placements[name] = place(run.graph, target, run.ranges, floats)
         if not run.placements[name].weights:
             raise OnnxdfqError(f"nothing is left to quantize for {name}", "let the configuration keep less in float")
+
+
+def _as_published(run: Run) -> Placement:
+    try:
+        return place_as_published(run.graph, {**_of_unknown_range(run), **run.overrides.floats})
+    except ValueError as error:
+        raise OnnxdfqError(f"--placement paper: {error}", "give --placement target") from None
 
 
 def _of_unknown_range(run: Run) -> dict[str, str]:
@@ -71,4 +84,6 @@ def _of_unknown_range(run: Run) -> dict[str, str]:
 
 
 def widths_of_activations(run: Run, placement: Placement) -> dict[str, int]:
+    if run.options.placement == "paper":
+        return dict.fromkeys(placement.tensors, run.options.act_bits or 8)
     return activation_bits(run.graph, placement, run.options.act_bits or 8, all_layers=run.options.all_layers)

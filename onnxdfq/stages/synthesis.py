@@ -11,7 +11,7 @@ import numpy as np
 
 import onnxdfq
 from onnxdfq import images
-from onnxdfq.config import RECIPES, Options
+from onnxdfq.config import Options
 from onnxdfq.engine.ort import SERIALIZED_LIMIT
 from onnxdfq.errors import OnnxdfqError
 from onnxdfq.images.quality import quality
@@ -41,7 +41,7 @@ def make(run: Run, count: int, ranks: Ranks = ALONE) -> Batch | None:
     store = _store(run, kind, subject)
     schedule = _schedule(options, kind, subject, count, store, ranks)
     if schedule.images < count:
-        notice = f"{options.time_budget:g} s are enough for {schedule.images} images of the {count} wanted"
+        notice = f"{options.seconds_for_images:g} s are enough for {schedule.images} images of the {count} wanted"
         run.report.notices.append(notice)
     source = kind.build(subject, schedule.steps)
     made = synthesize(source, schedule.images, options.seed, store, ranks, run.progress.step)
@@ -75,7 +75,7 @@ def _chosen(options: Options, subject: Subject) -> tuple[Kind, str]:
             hint = f"choose from {', '.join(able)}" + (", without --images" if options.images is not None else "")
             raise OnnxdfqError(f"--source {kind.name}: {lacking}", hint)
         return kind, ""
-    kind = KINDS[RECIPES[options.recipe].source]
+    kind = KINDS[options.way.source]
     lacking = kind.lacks(subject)
     return (KINDS["procedural"], lacking) if lacking else (kind, "")
 
@@ -83,13 +83,14 @@ def _chosen(options: Options, subject: Subject) -> tuple[Kind, str]:
 def _schedule(
     options: Options, kind: Kind, subject: Subject, count: int, store: Store | None, ranks: Ranks
 ) -> Schedule:
-    if not kind.steps or options.time_budget is None:
+    seconds = options.seconds_for_images
+    if not kind.steps or seconds is None:
         return Schedule(kind.steps[(options.effort or EFFORT) - 1] if kind.steps else 0, count)
     # A measured choice is no other on the second run, or what the first one made could not be used.
-    name = f"schedule-{options.time_budget:g}s-{count}-{ranks.count}"
+    name = f"schedule-{seconds:g}s-{count}-{ranks.count}"
     decided = store.remembered(name) if store else None
     if decided is None and ranks.rank == 0:
-        decided = asdict(within(options.time_budget, kind, subject, count, ranks.count))
+        decided = asdict(within(seconds, kind, subject, count, ranks.count))
         if store:
             store.remember(name, decided)
     return Schedule(**ranks.agreed(decided))

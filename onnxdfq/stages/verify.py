@@ -52,6 +52,7 @@ def verify(run: Run, target: str) -> None:
             if name in plan.tensors
         },
         rounding=run.rounding[target],
+        learning=run.learning.get(target, ""),
         kernels=kernels(run.results[target], shapes) if TARGETS[target].kernels_shown else None,
     )
     if run.labelled is not None:

@@ -14,6 +14,7 @@ from onnxdfq.plan_file import check_plan
 from onnxdfq.run import Run
 from onnxdfq.stages.bits import choose_bits
 from onnxdfq.stages.ranges import widths_of_activations
+from passes.activation_bits import for_products_alone
 from passes.base import PassResult
 from passes.compensate import SMOOTH, WHITE, Compensate, decide_compensation
 from passes.dfmpc import DFMPC, decide_dfmpc
@@ -39,6 +40,8 @@ def insert(run: Run, target: str) -> None:
     else:
         run.bits[target] = choose_bits(run, target)
         widths, wants = widths_of_activations(run, placement), options.target(target)
+        if options.placement == "target":
+            placement = for_products_alone(run.graph, placement, widths, wants)
         run.plans[target] = decide(
             run.graph, run.ranges, wants, run.bits[target].by_weights, placement, widths, options.scales or "min-max"
         )

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from onnxdfq.errors import OnnxdfqError
-from onnxdfq.verbs import image_arguments
+from onnxdfq.verbs import image_arguments, learning_arguments
 from onnxdfq.verbs.argument_types import WIDTH, bits_or_none, bits_or_pair, float_type, number
 
 HELP = "make a quantized model from a float one, without data"
@@ -46,7 +46,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         metavar="T",
         help="tensorrt (default), ort-cpu, ...: see `onnxdfq targets`; repeat it",
     )
-    add("--recipe", default="balanced", metavar="R", help="balanced (default), or fast: no torch, no gradients")
+    learning_arguments.add(parser)
     image_arguments.add(parser)
     add("--observer", metavar="O", help="min-max, percentile, mse or entropy; by default what suits the bits")
     add("--no-bias-correction", action="store_true", help="leave biases as they are")
@@ -72,13 +72,12 @@ def run(parsed: argparse.Namespace) -> None:
 
     from onnxdfq.api import output_files, quantize
     from onnxdfq.config import bits_in_name
-    from onnxdfq.console import progress_for
-    from onnxdfq.images.ranks import refuse_several
+    from onnxdfq.console import Progress, progress_for
+    from onnxdfq.images.ranks import joined
     from onnxdfq.model_file import check_writable, write_bytes
     from onnxdfq.plan_file import plan_files, write_plan
     from onnxdfq.report.tables import show_report
 
-    refuse_several()
     targets = tuple(dict.fromkeys(parsed.target or ["tensorrt"]))
     named = bits_in_name(parsed.bits, parsed.size_budget, parsed.avg_bits)
     files = output_files(parsed.model, named, targets, parsed.output)
@@ -90,30 +89,35 @@ def run(parsed: argparse.Namespace) -> None:
     for file in written:
         if written.count(file) > 1:
             raise OnnxdfqError(f"{file} would be written twice", "give -o, --plan-out and --report different names")
-    done = quantize(
-        parsed.model,
-        bits=parsed.bits,
-        act_bits=parsed.act_bits,
-        target=targets,
-        recipe=parsed.recipe,
-        output=files,
-        observer=parsed.observer,
-        bias_correction=not parsed.no_bias_correction,
-        evaluate=parsed.eval,
-        all_layers=parsed.all_layers,
-        size_budget=parsed.size_budget,
-        avg_bits=parsed.avg_bits,
-        compensation=parsed.compensation,
-        rounding=parsed.rounding,
-        scales=parsed.scales,
-        equalization=parsed.equalize,
-        config=parsed.config,
-        plan=parsed.plan,
-        compat=parsed.compat,
-        float_type=parsed.float_type,
-        **image_arguments.given(parsed),
-        progress=progress_for(Console(stderr=True), parsed.quiet),
-    )
+    with joined() as ranks:
+        shown = progress_for(Console(stderr=True), parsed.quiet) if ranks.rank == 0 else Progress()
+        done = quantize(
+            parsed.model,
+            bits=parsed.bits,
+            act_bits=parsed.act_bits,
+            target=targets,
+            output=files,
+            observer=parsed.observer,
+            bias_correction=not parsed.no_bias_correction,
+            evaluate=parsed.eval,
+            all_layers=parsed.all_layers,
+            size_budget=parsed.size_budget,
+            avg_bits=parsed.avg_bits,
+            compensation=parsed.compensation,
+            rounding=parsed.rounding,
+            scales=parsed.scales,
+            equalization=parsed.equalize,
+            config=parsed.config,
+            plan=parsed.plan,
+            compat=parsed.compat,
+            float_type=parsed.float_type,
+            **learning_arguments.given(parsed),
+            **image_arguments.given(parsed),
+            ranks=ranks,
+            progress=shown,
+        )
+    if done is None:
+        return
     for target, file in plans.items():
         write_plan(done.report.targets[target].plan, file)
     text = json.dumps(done.report.to_json(), indent=1)

@@ -1,13 +1,15 @@
-"""What a run can be told about bits, and what excludes what: one line for every mistake."""
+"""What a run can be told about bits and learning, and what excludes what: one line for every mistake."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from onnxdfq.config import Options, bits_in_name
+from onnxdfq.config import IMAGES_SHARE, Options, bits_in_name
 from onnxdfq.errors import OnnxdfqError
+from onnxdfq.recipes import RECIPES
 from passes.plan import QuantPlan
 from passes.targets import ORT_CPU, QNN, TARGETS
 
@@ -89,6 +91,60 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
         {"compensation": "more", "bits": (4, 8)}, "--compensation more is not known. choose from dfmpc, dfmpc+, none"
     ),
     "an unknown rounding": ({"rounding": "up"}, "--rounding up is not known. choose from nearest, squant, gptq"),
+    "an unknown recipe": (
+        {"recipe": "slow"},
+        "--recipe slow is not known. choose from fast, balanced, accurate, qimera, adadfq, gdfq",
+    ),
+    "an unknown placement": (
+        {"placement": "mine"}, "--placement mine is not known. choose from target, paper"
+    ),
+    "the papers without activations": (
+        {"placement": "paper", "act_bits": None}, "--placement paper and --act-bits none exclude each other"
+    ),
+    "the papers and a plan": (
+        {"placement": "paper", "plan": PLAN}, "--placement paper and --plan exclude each other. leave one of them out"
+    ),
+    "the papers and pairs": (
+        {"placement": "paper", "bits": (4, 8)},
+        "--placement paper has the same bits in every layer. give --bits as one number",
+    ),
+    "the papers and a share": (
+        {"placement": "paper", "size_budget": 0.1}, "--placement paper has the same bits in every layer"
+    ),
+    "the papers and an average": (
+        {"placement": "paper", "avg_bits": 4.5}, "--placement paper has the same bits in every layer"
+    ),
+    "iterations where nothing learns": (
+        {"iterations": 10}, "--iterations is for recipes that learn. give --recipe accurate, qimera, adadfq, gdfq"
+    ),
+    "epochs where nothing learns": ({"epochs": 1.0}, "--epochs is for recipes that learn"),
+    "a log of nothing": ({"log": Path("x"), "recipe": "fast"}, "--log is for recipes that learn"),
+    "checkpoints of nothing": ({"checkpoints": Path("x")}, "--checkpoints is for recipes that learn"),
+    "epochs of blocks": (
+        {"recipe": "accurate", "epochs": 1.0}, "--epochs are those of published schedules. give --iterations"
+    ),
+    "iterations and epochs": (
+        {"recipe": "qimera", "iterations": 10, "epochs": 1.0},
+        "--iterations and --epochs exclude each other. give one of them",
+    ),
+    "iterations and time": (
+        {"recipe": "accurate", "iterations": 10, "time_budget": 60.0},
+        "--iterations and --time-budget exclude each other. give one of them",
+    ),
+    "epochs and time": (
+        {"recipe": "gdfq", "epochs": 1.0, "time_budget": 60.0}, "--epochs and --time-budget exclude each other"
+    ),
+    "no iterations": (
+        {"recipe": "accurate", "iterations": 0}, "--iterations 0 is no length of training. give more than 0"
+    ),
+    "fewer than none": ({"recipe": "accurate", "iterations": -3}, "--iterations -3 is no length of training"),
+    "no epochs": ({"recipe": "adadfq", "epochs": 0.0}, "--epochs 0 is no length of training"),
+    "endless epochs": ({"recipe": "adadfq", "epochs": float("inf")}, "--epochs inf is no length of training"),
+    "epochs that are no number": ({"recipe": "adadfq", "epochs": float("nan")}, "--epochs nan is no length"),
+    "checkpoints by the clock": (
+        {"recipe": "accurate", "checkpoints": Path("x"), "time_budget": 60.0},
+        "no run can go on from checkpoints whose length the clock chose. give --iterations instead of --time-budget",
+    ),
     "unknown scales": ({"scales": "l1"}, "--scales l1 is not known. choose from min-max, mse, lp"),
 }  # fmt: skip
 
@@ -100,6 +156,43 @@ def test_what_cannot_be_is_one_line(case: str) -> None:
         Options(**options)
     assert said in str(caught.value)
     assert len(str(caught.value).splitlines()) == 1
+
+
+def test_how_long_recipes_learn() -> None:
+    assert [Options(recipe=name).learns for name in ("fast", "balanced")] == [0, 0]
+    assert Options(recipe="accurate").learns == RECIPES["accurate"].iterations > 0
+    assert Options(recipe="accurate", iterations=7).learns == 7
+    assert Options(recipe="qimera", epochs=2.5).learns == 500
+    assert Options(recipe="qimera", epochs=0.001).learns == 1
+    assert Options(recipe="accurate", time_budget=60.0).learns is None
+
+
+def test_a_time_budget_is_shared_by_images_and_learning() -> None:
+    assert Options(recipe="balanced", time_budget=60.0).seconds_for_images == 60
+    assert Options(recipe="accurate", time_budget=60.0).seconds_for_images == pytest.approx(60 * IMAGES_SHARE)
+    assert Options(recipe="accurate").seconds_for_images is None
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_without_learning_is_one_that_learns_nothing(name: str) -> None:
+    learns = bool(RECIPES[name].tuning)
+    given = {"iterations": 5, "log": Path("x"), "checkpoints": Path("y")} if learns else {}
+    options = Options(recipe=name, seed=3, **given).without_learning()
+    assert not options.way.tuning
+    assert (options.iterations, options.epochs, options.log, options.checkpoints) == (None, None, None, None)
+    assert options.seed == 3
+
+
+def test_the_papers_quantize_every_layer_alike() -> None:
+    assert Options(placement="paper").every_layer
+    assert Options(all_layers=True).every_layer
+    assert not Options().every_layer
+
+
+def test_images_of_the_user_leave_a_time_budget_to_learning() -> None:
+    assert Options(recipe="accurate", images=Path("x"), time_budget=60.0).learns is None
+    with pytest.raises(OnnxdfqError, match="--time-budget is for synthetic images"):
+        Options(images=Path("x"), time_budget=60.0)
 
 
 def test_the_bits_in_the_name_of_a_file() -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from passes.activation_bits import activation_bits
+from passes.activation_bits import activation_bits, for_products_alone
 from passes.placement import place
-from passes.targets import ORT_CPU, QNN, TENSORRT
+from passes.targets import ORT_CPU, QNN, TARGETS, TENSORRT
 from tests.passes.placements import graph_of
 
 SQUARE = (16, 16, 1, 1)
@@ -75,3 +75,61 @@ def test_two_layers_have_nothing_in_the_middle():
     graph = graph_of("g (float[N,16,8,8] x) => (float[N,16,8,8] y) { a = Conv (x, u) y = Conv (a, v) }",
                      u=SQUARE, v=SQUARE)  # fmt: skip
     assert set(bits_of(graph, 2).values()) == {8}
+
+
+# -- who reads them
+
+RESIDUAL = """g (float[N,16,8,8] x) => (float[N,16,8,8] y) {
+    a = Conv (x, t) r = Relu (a) b = Conv (r, u) s = Add (b, r) d = Relu (s) c = Conv (d, v) e = Add (c, d)
+    y = Conv (e, w)
+}"""
+POOLED = """g (float[N,16,8,8] x) => (float[N,16,4,4] y) {
+    a = Conv (x, t) r = Relu (a) m = MaxPool <kernel_shape = [2,2], strides = [2,2]> (r) b = Conv (m, u)
+    s = Add (b, m) c = Conv (s, v) y = Conv (c, w)
+}"""
+FOUR = {"t": SQUARE, "u": SQUARE, "v": SQUARE, "w": SQUARE}
+
+
+def readers_of(text, bits, target=ORT_CPU):
+    """Who reads each activation before and after, and its bits."""
+    graph = graph_of(text, **FOUR)
+    placement = place(graph, target)
+    widths = activation_bits(graph, placement, bits)
+    after = for_products_alone(graph, placement, widths, target)
+    return placement, after, widths
+
+
+@pytest.mark.parametrize("target", [ORT_CPU, TENSORRT])
+def test_a_residual_add_reads_float_where_the_layer_reads_few_bits(target):
+    before, after, widths = readers_of(RESIDUAL, 4, target)
+    assert (widths["r"], widths["d"]) == (4, 4)
+    assert after.readers["r"] == {"Conv_b"}
+    assert after.readers["d"] == {"Conv_c"}
+    assert "Add_s" in before.readers["r"] or target is TENSORRT, "it is the placement that changes"
+    wide = {name for name, bits in widths.items() if bits == 8}
+    assert {name: after.readers[name] for name in wide} == {name: before.readers[name] for name in wide}
+    assert (after.weights, after.tensors, after.groups) == (before.weights, before.tensors, before.groups)
+
+
+def test_eight_bits_are_read_by_all():
+    before, after, _ = readers_of(RESIDUAL, 8)
+    assert after.readers == before.readers
+
+
+def test_pooling_that_keeps_the_scale_reads_few_bits_too():
+    before, after, widths = readers_of(POOLED, 4)
+    assert any({"r", "m"} <= group for group in before.groups)
+    assert (widths["r"], widths["m"]) == (4, 4)
+    assert after.readers["r"] == {"MaxPool_m"}
+    assert after.readers["m"] == {"Conv_b"}
+    assert "Add_s" in before.readers["m"]
+
+
+@pytest.mark.parametrize("text", [RESIDUAL, POOLED])
+def test_where_everything_is_in_integers_nothing_changes(text):
+    everything = [target for target in TARGETS.values() if target.everything]
+    assert QNN in everything
+    for target in everything:
+        before, after, widths = readers_of(text, 4, target)
+        assert 4 in widths.values()
+        assert after is before
