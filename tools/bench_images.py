@@ -6,7 +6,7 @@ The network is exported to ONNX for the engine. Both sides begin with the same i
 with the same losses, changes of the images and optimizer; in float32 their images are compared, too. In each round both
 make a shard, in turns, and the one that was first comes last in the next round. Printed are the medians of the seconds
 that a shard takes and their ratio, in float32 and under bfloat16 autocast, on the CPU and on CUDA where torch has it.
-Memory order is the default on both sides; onnxdfq itself chooses precision and order by measuring.
+Memory order is the default on both sides.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def compare(name: str, device: str, dtype: torch.dtype | None, batch: int, steps
     plain = PlainLoop(network.to(device), subject, batch, steps, dtype)
     assert len(subject.guides.statistics) == len(plain.statistics)
     engine = Inversion(subject, steps=steps)
-    engine._teacher.mode = Mode(dtype)  # else it would choose
+    engine._teacher.mode = Mode(dtype)
     makers = [plain.make, lambda seed, shard: engine.make(seed, shard).pixels]
     seconds: list[list[float]] = [[], []]
     for turn in range(1 + rounds):

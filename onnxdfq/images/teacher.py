@@ -84,8 +84,7 @@ class Teacher:
             if name in computed
         }
         # By what the hardware is, not by the clock: equal seeds shall give equal bytes.
-        precision = next(iter(lower_precision(self.device)), None)
-        self.mode = Mode(precision, channels_last=self.device.type == "cuda")
+        self.mode = Mode(lower_precision(self.device), channels_last=self.device.type == "cuda")
         self.mode.prepare(network)
         self.network = network
         self._tapped = tap(network, self.statistics)

@@ -22,27 +22,22 @@ from onnxdfq.images.generators.gdfq import LabelledDrawing
 from onnxdfq.images.generators.quantized_copy import quantized_copy
 from onnxdfq.images.generators.training import Drawing, TrainedSource
 from onnxdfq.images.losses import cross_entropy, log_probabilities
-from onnxdfq.images.source import Subject
 
 LOW, HIGH = 0.1, 0.8
 DISAGREEMENT, AGREEMENT = 0.2, 0.1
-BITS = 4  # of the quantized copy
+BITS = 4  # of the quantized copy, which stays as it is while images are made
 TEMPERATURE = 20.0
 
 
 class AdaDfq(TrainedSource):
-    """See the module. bits: of the quantized copy, which stays as it is while images are made."""
+    """See the module."""
 
     method = "AdaDFQ"
-
-    def __init__(self, subject: Subject, *, steps: int, bits: int = BITS) -> None:
-        super().__init__(subject, steps=steps)
-        self._bits = bits
 
     @cached_property
     def _copy(self) -> fx.GraphModule:
         shapes = self.subject.into.shapes(self.teacher.size)
-        copy = lower(quantized_copy(self.subject, self._bits), trainable=False, input_shapes=shapes)
+        copy = lower(quantized_copy(self.subject, BITS), trainable=False, input_shapes=shapes)
         return copy.to(self.teacher.device)
 
     def drawing(self) -> Drawing:
