@@ -13,7 +13,7 @@ from onnxdfq.report.report import Report
 from onnxdfq.run import Run
 from onnxdfq.stages.images import find_domain, judge_images, make_images
 from onnxdfq.stages.learning import learn
-from onnxdfq.stages.prepare import canonicalize, equalize, find_input, find_layers, fold, simplify
+from onnxdfq.stages.prepare import canonicalize, check_recipe, equalize, find_input, find_layers, fold, simplify
 from onnxdfq.stages.ranges import calibrate
 from onnxdfq.stages.verify import verify
 from onnxdfq.stages.weights import correct_biases_of, freeze, insert, round_weights
@@ -27,6 +27,7 @@ BEFORE_IMAGES: Sequence[tuple[str, Callable[[Run], None]]] = (
 STAGES: Sequence[tuple[str, Callable[[Run], None]]] = (
     *BEFORE_IMAGES,
     ("find layers", find_layers),
+    ("check the recipe", check_recipe),
     ("make images", make_images),
     ("judge images", judge_images),
     ("fold BatchNormalization", fold),

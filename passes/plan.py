@@ -78,6 +78,15 @@ def _params(fields: Mapping[str, Any]) -> QuantParams:
     return QuantParams(**known)
 
 
+def reach(params: QuantParams) -> tuple[float, float]:
+    """The range of an activation from which ``decide`` makes this scale."""
+    lowest, highest = params.codes or INTEGER_LIMITS[params.dtype]
+    zero, scale = params.zero_point[0], params.scale[0]
+    if params.codes is None and zero == 0 and lowest < 0:
+        lowest = -highest  # symmetric: the lowest code is spared
+    return (lowest - zero) * scale, (highest - zero) * scale
+
+
 def decide(
     graph: gs.Graph,
     ranges: Mapping[str, tuple[float, float]],

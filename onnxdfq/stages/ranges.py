@@ -28,7 +28,7 @@ def calibrate(run: Run) -> None:
         for name, bits in widths_of_activations(run, place(run.graph, target)).items():
             wanted[name] = min(bits, wanted.get(name, bits))
     if run.options.placement == "paper":
-        wanted |= widths_of_activations(run, _as_published(run))
+        wanted |= widths_of_activations(run, as_published(run))
     tensors = run.graph.tensors()
     inputs = run.into.shapes(1).keys()
     computed = [name for name in sorted(wanted) if name not in inputs and isinstance(tensors[name], gs.Variable)]
@@ -52,7 +52,7 @@ def calibrate(run: Run) -> None:
     run.report.ranges = run.ranges
     for name in run.options.targets:
         if run.options.placement == "paper":
-            run.placements[name] = _as_published(run)
+            run.placements[name] = as_published(run)
             continue
         target = run.options.target(name)
         floats = run.overrides.floats if target.everything else {**_of_unknown_range(run), **run.overrides.floats}
@@ -61,7 +61,8 @@ def calibrate(run: Run) -> None:
             raise OnnxdfqError(f"nothing is left to quantize for {name}", "let the configuration keep less in float")
 
 
-def _as_published(run: Run) -> Placement:
+def as_published(run: Run) -> Placement:
+    """The placement of the papers. Raises OnnxdfqError where they say nothing of what to quantize."""
     try:
         return place_as_published(run.graph, {**_of_unknown_range(run), **run.overrides.floats})
     except ValueError as error:

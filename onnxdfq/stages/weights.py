@@ -10,6 +10,7 @@ import onnx_graphsurgeon as gs
 from onnxdfq.calibrate.bias_correction import channel_means, correct_biases
 from onnxdfq.calibrate.layer_by_layer import round_layer_by_layer
 from onnxdfq.emit import finished, with_qdq
+from onnxdfq.emit import rounded as as_stored
 from onnxdfq.plan_file import check_plan
 from onnxdfq.run import Run
 from onnxdfq.stages.bits import choose_bits
@@ -21,7 +22,7 @@ from passes.dfmpc import DFMPC, decide_dfmpc
 from passes.fold_batchnorm import ChannelStats
 from passes.layer_kernels import kernels_of
 from passes.placement import CONVOLUTIONS
-from passes.plan import QuantPlan, decide
+from passes.plan import QuantPlan, decide, reach
 from passes.propagate_moments import propagate
 from passes.round_weights import RoundWeights
 from passes.weight_quantizer import weight_quantizer
@@ -132,10 +133,14 @@ def correct_biases_of(run: Run, target: str) -> None:
 
 def freeze(run: Run, target: str) -> None:
     """Weights in integers, and whatever else a finished file wants."""
+    ranges = run.ranges
+    if target in run.learning:  # which moves them
+        planned = run.plans[target].tensors
+        ranges = as_stored(ranges | {name: reach(planned[name]) for name in planned.keys() & ranges.keys()})
     for candidates in (run.results, run.corrected):
         if target in candidates:
             candidates[target], skips = finished(
-                candidates[target], run.plans[target], run.original, run.ranges, run.options
+                candidates[target], run.plans[target], run.original, ranges, run.options
             )
             notices = [f"{skip.node} ({target}): {skip.reason}" for skip in skips]
             run.report.notices += [notice for notice in notices if notice not in run.report.notices]

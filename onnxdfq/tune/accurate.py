@@ -168,10 +168,11 @@ class _Accurate:
     def _trained(self) -> Trained:
         steps = ", ".join(f"{about} (held-out KL {found.kl:.3g})" for about, found in self.reached)
         about = f"{steps}, from {self.start.kl:.3g}; on {len(self.image)} images, on {self.device.type}"
-        if self.best is self.start and not self.failed:
-            self.failed = "nothing came nearer to the model on held-out images"
+        failed = ""  # what blocks have learned is of use, even if it all broke down afterwards
+        if self.best is self.start:
+            failed = self.failed or "nothing came nearer to the model on held-out images"
         self.student.module.load_state_dict(self.best_state)
-        return Trained(*self.student.learned(), self.taken, self.start, self.best, self.failed, about)
+        return Trained(*self.student.learned(), self.taken, self.start, self.best, failed, about)
 
     # -- to go on where it was killed
 
