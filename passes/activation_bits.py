@@ -2,8 +2,8 @@
 
     x 8 -> [Conv] -> b -> [Conv] -> b -> [Conv] -> 8 -> GlobalAveragePool -> 8 -> [Gemm] -> y
 
-    Add -> b -> [Conv] -> b -> [Conv] -> 8 -> Add
-     |__________________ float _______________|
+    Add -> b -> [Conv] -> b -> [Conv] -> Add
+     |______________ float ______________|
 
 The bits asked for are those of multiplications, which is where they cost: what a layer in the middle reads gets them,
 and what shares its scale on the way there. What is only added, pooled or given to an activation keeps 8, as do those
@@ -45,11 +45,16 @@ def activation_bits(graph: gs.Graph, placement: Placement, bits: int, *, all_lay
 
 
 def for_products_alone(graph: gs.Graph, placement: Placement, widths: Mapping[str, int], target: Target) -> Placement:
-    """The placement in which products alone read activations of fewer than 8 bits so, and what keeps their scale."""
+    """The placement in which products alone read activations of fewer than 8 bits so, and what keeps their scale.
+
+    Where another reader is in float now, as an Add is, it reads all its operands so: integers would gain nothing there,
+    and the bias of a layer before it would be rounded to the coarse steps that products of few bits have.
+    """
     if target.everything:
         return placement
     nodes = {node.name: node for node in graph.nodes}
-    readers = dict(placement.readers)
+    readers = {name: set(each) for name, each in placement.readers.items()}
+    in_float: set[str] = set()
     for name, bits in widths.items():
         alike: set[str] = set().union(*(group for group in placement.groups if name in group))
         fitting = {
@@ -58,8 +63,19 @@ def for_products_alone(graph: gs.Graph, placement: Placement, widths: Mapping[st
             if nodes[each].op in WEIGHTED or any(tensor.name in alike for tensor in nodes[each].outputs)
         }
         if bits < PLENTY and fitting:
+            in_float |= readers[name] - fitting
             readers[name] = fitting
-    return replace(placement, readers=readers)
+    for name in readers.keys() & placement.tensors.keys():
+        if readers[name] & in_float:
+            readers[name] -= in_float
+    outputs = {tensor.name for tensor in graph.outputs}
+    unread = {name for name in placement.tensors if placement.readers.get(name) and not readers[name]} - outputs
+    return replace(
+        placement,
+        tensors={name: why for name, why in placement.tensors.items() if name not in unread},
+        readers={name: each for name, each in readers.items() if name not in unread},
+        groups=[group - unread for group in placement.groups],
+    )
 
 
 def _multiplied(graph: gs.Graph, placement: Placement) -> set[str]:

@@ -19,11 +19,12 @@ from onnxdfq import run
 from onnxdfq.api import Quantized
 from onnxdfq.cli import main
 from onnxdfq.config import ACTIVATIONS_KEY
-from onnxdfq.emit import RANGES_KEY
+from onnxdfq.emit import RANGES_KEY, with_qdq
 from onnxdfq.engine.ort import Session
 from onnxdfq.stages import learning
 from onnxdfq.tune import accurate, in_turn
 from tests.passes.conftest import interface
+from tests.passes.conftest import run as computed_by
 
 pytestmark = pytest.mark.usefixtures("quick", "few")
 OPTIONS = {"source": "procedural", "device": "cpu", "bits": 4, "act_bits": 4, "target": "ort-cpu",
@@ -137,6 +138,33 @@ def test_training_that_fails_is_dropped_and_noted(small: Path, monkeypatch: pyte
     done = quantized(small)
     assert "kept: it went up in smoke (" in done.report.targets["ort-cpu"].learning
     assert "ort-cpu: the graph learned nothing of use: it went up in smoke" in done.report.notices
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"rounding": "squant"}, {"rounding": "gptq", "scales": "mse", "target": "tensorrt"},
+     {"bits": (2, 8), "all_layers": True}, {"act_bits": None, "bits": 3}, {"target": "qnn", "act_bits": 3},
+     {"placement": "paper", "bits": 3, "act_bits": 3}],
+    ids=["squant", "gptq", "pairs", "weights alone", "all in integers", "papers"],
+)  # fmt: skip
+def test_training_begins_where_rounding_ended(small: Path, monkeypatch: pytest.MonkeyPatch, options) -> None:
+    begun, results = [], []
+    original, learn = accurate.tune, learning._trained
+
+    def watched(subject, model, plan, *arguments, **others):
+        begun.append(with_qdq(model, plan))
+        return original(subject, model, plan, *arguments, **others)
+
+    def held(run, target):
+        results.append(run.results[target])
+        return learn(run, target)
+
+    monkeypatch.setattr(accurate, "tune", watched)
+    monkeypatch.setattr(learning, "_trained", held)
+    quantized(small, **({"iterations": 1} | options))
+    image = np.random.default_rng(0).normal(0, 1, (8, 3, 16, 16)).astype("f")
+    (expected,), (computed,) = (computed_by(each[0], image) for each in (results, begun))
+    np.testing.assert_allclose(computed, expected, rtol=1e-3, atol=1e-4 * expected.std())
 
 
 def test_recipes_that_do_not_learn_say_nothing(small: Path) -> None:

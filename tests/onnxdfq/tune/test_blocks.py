@@ -46,8 +46,8 @@ GRAPHS = {
     ),
     "pooling goes forward, a flattened end too": (
         """g (float[N,4,8,8] x) => (float[N,3] y) {
-            a = Conv(x, w) r = Relu(a) m = MaxPool<kernel_shape = [2, 2], strides = [2, 2]>(r) b = Conv(m, w) c = Relu(b)
-            p = GlobalAveragePool(c) f = Flatten(p) y = Gemm<transB = 1>(f, m2)
+            a = Conv(x, w) r = Relu(a) m = MaxPool<kernel_shape = [2, 2], strides = [2, 2]>(r) b = Conv(m, w)
+            c = Relu(b) p = GlobalAveragePool(c) f = Flatten(p) y = Gemm<transB = 1>(f, m2)
         }""",
         ["x r a", "r c b", "c y y"],
     ),

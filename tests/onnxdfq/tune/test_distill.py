@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from onnxdfq.images.teacher import Teacher
-from onnxdfq.tune.distill import Distillation, distill
 from onnxdfq.tune import distill as module
+from onnxdfq.tune.distill import Distillation, distill
 from onnxdfq.tune.rates import Rates
 from onnxdfq.tune.student import Student
 from tests.onnxdfq.tune.planned import smooth
@@ -48,8 +48,8 @@ def error(work: Distillation, image: torch.Tensor) -> float:
 def test_the_graph_comes_nearer_to_the_model(trainee, classes: bool, measure) -> None:
     work, image = room(trainee(2), classes)
     before, losses = measure(work, image), []
-    distill(work, image, 60, torch.Generator().manual_seed(0), on_step=losses.append)
-    assert len(losses) == 60
+    distill(work, image, 120, torch.Generator().manual_seed(0), on_step=losses.append)
+    assert len(losses) == 120
     assert np.mean(losses[-10:]) < 0.8 * np.mean(losses[:10])
     assert measure(work, image) < 0.8 * before
     assert not any(each.requires_grad or each.grad is not None for each in work.student.module.parameters())

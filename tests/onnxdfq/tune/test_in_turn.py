@@ -199,7 +199,8 @@ def test_no_classes_no_training(trainee) -> None:
 def test_settings_are_the_published_ones_unless_told_otherwise(trainee, tmp_path: Path) -> None:
     made = trainee()
     path = tmp_path / "x.jsonl"
-    arguments = (made.subject, made.model, made.plan, made.gains, made.held_out, "adadfq", Length(1), 0, Log(path), NOWHERE)
+    models = (made.subject, made.model, made.plan, made.gains, made.held_out)
+    arguments = (*models, "adadfq", Length(1), 0, Log(path), NOWHERE)
     assert "16 images each" in train(*arguments).about
     settings = lines_of(path)[0]["settings"]
     assert {name: settings[name] for name in ("rate_student", "rate_generator", "width", "statistics")} == {
