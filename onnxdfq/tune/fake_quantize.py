@@ -64,7 +64,7 @@ class LearnedRange(nn.Module):
         return self.begin * self.growth.exp()
 
     def follow(self, other: LearnedRange) -> None:
-        """Have the scale of another, now and later."""
+        """Have the scale of another, which begins alike, now and later."""
         self.growth = other.growth
 
     def forward(self, x: Tensor) -> Tensor:

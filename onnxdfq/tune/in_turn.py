@@ -263,11 +263,14 @@ class _InTurn:
     def _trained(self) -> Trained:
         self.student.module.load_state_dict(self.best_state)
         model, plan = self.student.learned()
-        return Trained(model, plan, self.done, self.start, self.best, self.failed, self._about())
+        useless = self.best == self.start  # else what was reached before it failed is worth keeping
+        return Trained(model, plan, self.done, self.start, self.best, self.failed if useless else "", self._about())
 
     def _about(self) -> str:
         said = f"{self.settings.method}: {self.done} iterations of a generator and the quantized graph in turn"
         said += f", {self.batch * self.ranks.count} images each, on {self.device.type}"
+        if self.failed:
+            said += f"; ended early: {self.failed}"
         if not self.teacher.statistics:
             said += "; the model keeps no BatchNormalization statistics, so the loss that asks for them was left out"
         return said
