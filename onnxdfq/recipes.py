@@ -29,7 +29,7 @@ RECIPES = {
         Recipe("fast", "procedural images, no gradients, no torch: seconds", "procedural"),
         Recipe("balanced", "images inverted from the model itself: a minute or two", "inversion"),
         Recipe("accurate", "blocks reconstructed on more such images, then the whole: minutes", "inversion",
-               "blocks", 100),
+               "blocks", 400),
         Recipe("qimera", "as published: a generator of images between classes, and the graph, in turn: hours",
                "inversion", "qimera", 2000),
         Recipe("adadfq", "as published: a generator that plays against the graph: hours", "inversion", "adadfq", 2000),

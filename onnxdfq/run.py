@@ -45,7 +45,8 @@ class Run:
     guides: Guides = field(init=False)
     labelled: tuple[np.ndarray, np.ndarray] | None = None  # pixels and labels to count on
     given: np.ndarray | None = None  # pixels that the user has to calibrate with; RGB until the domain is known
-    calibration: np.ndarray = field(init=False)  # pixels [N, C, H, W]
+    training: np.ndarray = field(init=False)  # pixels [N, C, H, W] to learn from, those to calibrate with first
+    calibration: np.ndarray = field(init=False)
     held_out: np.ndarray = field(init=False)
     placements: dict[str, Placement] = field(default_factory=dict)
     overrides: Overrides = field(default_factory=Overrides)

@@ -31,7 +31,7 @@ def learn(run: Run, target: str) -> None:
     reason = trained.failed
     if not reason:
         candidate = with_qdq(trained.model, trained.plan)
-        held_out = run.batches(_judges(run), first=len(run.calibration))
+        held_out = run.batches(_judges(run), first=len(run.training))
         original = Session(run.original, run.options.device)
         before, after = (
             agreement(original, Session(each, run.options.device), held_out)
@@ -85,7 +85,7 @@ def _trained(run: Run, target: str) -> Trained:
         subject = Subject(run.model, run.into, run.domain, run.guides, device)
         start, biases = with_rounded(run.model, run.results[target], list(run.layers(target)))
         return tune(
-            subject, start, run.plans[target], biases, run.calibration, _judges(run), length, options.seed,
+            subject, start, run.plans[target], biases, run.training, _judges(run), length, options.seed,
             log, checkpoints, run.ranks, step, groups=groups,
         )  # fmt: skip
     from onnxdfq.tune.in_turn import train

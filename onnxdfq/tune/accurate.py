@@ -32,7 +32,7 @@ from passes.plan import QuantPlan
 
 AT_ONCE = 32  # images that go through the graphs together, where the model leaves it free
 BATCH_OF_BLOCK, BATCH_OF_GRAPH = 32, 64  # images in a step
-SHARE_OF_GRAPH = 3  # steps of distillation for each step of a block
+SHARE_OF_GRAPH = 1  # steps of distillation for each step of a block
 LOGGED = 10  # steps between two lines of the log
 
 
@@ -56,7 +56,7 @@ def tune(
 
     subject: the float model, BatchNormalization folded. model: the same with values to begin at, see rounded.py, and
     ``biases``, names of initializers in it. pixels: to learn from, [N, C, H, W] 0..255, held_out: to judge by.
-    length: iterations of each block; the whole graph has three times as many, of twice as many images. groups:
+    length: iterations of each block; the whole graph has as many, of twice as many images. groups:
     activations that share a scale. All processes of ``ranks`` return the same.
     """
     training = _Accurate(subject, model, plan, biases, pixels, held_out, ranks, groups)

@@ -31,7 +31,7 @@ from onnxdfq.tune.segment import between
 from onnxdfq.tune.student import Student
 
 DROPPED = 0.5
-RATES = Rates(weights=1e-3, scales=1e-3, biases=1e-3)
+RATES = Rates(weights=1.4e-3, scales=1e-3, biases=1e-3)
 MEMORY = 2**28  # bytes that one tensor of all images may take; three are alive
 
 
