@@ -60,7 +60,7 @@ def make_images(run: Run) -> None:
     out = np.zeros(len(pixels), bool)
     out[np.linspace(0, len(pixels) - 1, held).astype(int)] = True
     run.training, run.held_out = pixels[~out], pixels[out]
-    # As many as without learning: with four times of them ResNet-20 lost a point more at W3A3
+    # As many as without learning: what is learned is compared with what rounding gives
     few = run.options.way.tuning and run.given is None
     run.calibration = run.training[: run.affordable(CALIBRATION_IMAGES)] if few else run.training
     order = np.concatenate([taken[~out], taken[out]])
