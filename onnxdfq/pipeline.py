@@ -12,8 +12,8 @@ from onnxdfq.images.ranks import ALONE, Ranks
 from onnxdfq.report.report import Report
 from onnxdfq.run import Run
 from onnxdfq.stages.images import find_domain, judge_images, make_images
-from onnxdfq.stages.learning import learn
-from onnxdfq.stages.prepare import canonicalize, check_recipe, equalize, find_input, find_layers, fold, simplify
+from onnxdfq.stages.learning import check_recipe, learn
+from onnxdfq.stages.prepare import canonicalize, equalize, find_input, find_layers, fold, simplify
 from onnxdfq.stages.ranges import calibrate
 from onnxdfq.stages.verify import verify
 from onnxdfq.stages.weights import correct_biases_of, freeze, insert, round_weights

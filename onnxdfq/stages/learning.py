@@ -11,12 +11,26 @@ import numpy as np
 from onnxdfq.emit import with_qdq
 from onnxdfq.engine.operators import unsupported
 from onnxdfq.engine.ort import SERIALIZED_LIMIT, Session
+from onnxdfq.errors import OnnxdfqError
 from onnxdfq.images.source import Subject
+from onnxdfq.images.sources import KINDS
+from onnxdfq.recipes import PUBLISHED
 from onnxdfq.run import Run
+from onnxdfq.stages.ranges import as_published
 from onnxdfq.verify.agreement import agreement
 
 if TYPE_CHECKING:  # torch is imported where it is needed
     from onnxdfq.tune.trained import Trained
+
+
+def check_recipe(run: Run) -> None:
+    """Now, for a recipe that asks for more than the model has should not cost the minutes that images take."""
+    if run.options.placement == "paper":
+        as_published(run)
+    if run.options.way.tuning in PUBLISHED:
+        lacking = KINDS[run.options.way.tuning].lacks(Subject(run.model, run.into, run.domain, run.guides))
+        if lacking:
+            raise OnnxdfqError(f"--recipe {run.options.recipe}: {lacking}", "choose --recipe accurate or balanced")
 
 
 def learn(run: Run, target: str) -> None:

@@ -16,14 +16,10 @@ from onnxdfq.images.files import read_arrays, read_images
 from onnxdfq.images.guides import guides
 from onnxdfq.images.model_input import ModelInput, model_input
 from onnxdfq.images.other_inputs import WORDS, check_rows
-from onnxdfq.images.source import Subject
-from onnxdfq.images.sources import KINDS
 from onnxdfq.model_file import with_shapes
-from onnxdfq.recipes import PUBLISHED
 from onnxdfq.report.report import Report
 from onnxdfq.run import Run
 from onnxdfq.simplify import simplified
-from onnxdfq.stages.ranges import as_published
 from onnxdfq.verify.labelled import read_labelled
 from passes.absorb_bias import AbsorbHighBias
 from passes.base import run_passes
@@ -97,16 +93,6 @@ def find_layers(run: Run) -> None:
         if not place(run.graph, run.options.target(target)).weights:
             hint = "`onnxdfq inspect` lists its layers and why"
             raise OnnxdfqError(f"the model has no layer that can be quantized for {target}", hint)
-
-
-def check_recipe(run: Run) -> None:
-    """The same for a recipe that asks for more than the model has."""
-    if run.options.placement == "paper":
-        as_published(run)
-    if run.options.way.tuning in PUBLISHED:
-        lacking = KINDS[run.options.way.tuning].lacks(Subject(run.model, run.into, run.domain, run.guides))
-        if lacking:
-            raise OnnxdfqError(f"--recipe {run.options.recipe}: {lacking}", "choose --recipe accurate or balanced")
 
 
 def fold(run: Run) -> None:

@@ -29,6 +29,7 @@ from onnxdfq.images.ranks import ALONE, Ranks
 from onnxdfq.images.source import OnStep, Subject, shard_seed
 from onnxdfq.images.sources import KINDS
 from onnxdfq.images.teacher import Teacher
+from onnxdfq.recipes import PER_EPOCH
 from onnxdfq.tune.checkpoint import Checkpoints
 from onnxdfq.tune.data_parallel import average, average_gradients
 from onnxdfq.tune.held_out import Agreement, HeldOut
@@ -37,7 +38,6 @@ from onnxdfq.tune.log import Log
 from onnxdfq.tune.observed import ObservedStudent
 from onnxdfq.tune.published import (
     EPOCHS,
-    PER_EPOCH,
     WARMUP_SHARE,
     Method,
     Settings,

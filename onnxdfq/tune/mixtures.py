@@ -1,8 +1,8 @@
 """Images mixed in pairs, x = s a + (1 - s) b with s between 0 and 1 by chance: what they show lies between two classes.
 
-A model is sure about almost every image that was made for it, and so is its quantized copy: nothing is left to learn
-from them, nor to judge by. On mixtures the two differ as they do on the hard ones among photographs (mixup, Zhang et
-al., ICLR 2018; for distillation Beyer et al., CVPR 2022).
+A model is sure about almost every image that was made for it, and so is its quantized copy: little is left to learn
+from, or to judge by. Mixtures leave both less sure (mixup, Zhang et al., ICLR 2018; for distillation Beyer et al., CVPR
+2022).
 """
 
 from __future__ import annotations

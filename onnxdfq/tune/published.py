@@ -26,9 +26,10 @@ from onnxdfq.images.generators.qimera import SuperposedDrawing
 from onnxdfq.images.generators.training import Drawing
 from onnxdfq.images.losses import cross_entropy
 from onnxdfq.images.source import Subject
+from onnxdfq.recipes import PER_EPOCH
 
 Method = Literal["gdfq", "qimera", "adadfq"]
-EPOCHS, PER_EPOCH = 400, 200  # iterations
+EPOCHS = 400  # of PER_EPOCH iterations
 WARMUP_SHARE = 10  # a shortened schedule warms up as long as the published one, but for no more than a tenth of it
 
 

@@ -21,6 +21,7 @@ from onnxdfq.cli import main
 from onnxdfq.config import ACTIVATIONS_KEY
 from onnxdfq.emit import RANGES_KEY, with_qdq
 from onnxdfq.engine.ort import Session
+from onnxdfq.errors import OnnxdfqError
 from onnxdfq.stages import learning
 from onnxdfq.tune import accurate, in_turn
 from tests.passes.conftest import interface
@@ -253,3 +254,15 @@ def test_the_cheapest_that_agrees_is_chosen(small: Path) -> None:
 def test_agreement_is_what_auto_alone_chooses_by(small: Path, fails: Callable[..., str]) -> None:
     line = fails("quantize", small, "--min-agreement", 90, "--quiet")
     assert "--min-agreement is what --recipe auto chooses by. give both, or neither" in line
+
+
+def test_a_published_recipe_wants_classes_before_images_are_made(tmp_path: Path) -> None:
+    path = tmp_path / "dense.onnx"
+    model = onnx.parser.parse_model(
+        """<ir_version: 10, opset_import: ["" : 17]> g (float[N,3,16,16] image) => (float[N,4,16,16] y)
+        { a = Conv(image, w) y = Relu(a) }"""
+    )
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.ones((4, 3, 1, 1), np.float32), "w"))
+    onnx.save(model, path)
+    with pytest.raises(OnnxdfqError, match="--recipe qimera: the model is no classifier"):
+        quantized(path, recipe="qimera")
