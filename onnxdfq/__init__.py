@@ -1,15 +1,14 @@
 """Quantize ONNX models without data: `onnxdfq quantize model.onnx`, or onnxdfq.quantize("model.onnx")."""
 
+from importlib import import_module
 from typing import Any
 
 __version__ = "0.1.0"
-__all__ = ["quantize", "synth"]
+__all__ = ["DynamicSession", "quantize", "quantize_dynamic", "synth"]
 
 
 def __getattr__(name: str) -> Any:
     # Imported on first use: `import onnxdfq.engine` and the simplifier's process need none of it.
     if name in __all__:
-        from onnxdfq import api
-
-        return getattr(api, name)
+        return getattr(import_module("onnxdfq.dynamic.session" if name == "DynamicSession" else "onnxdfq.api"), name)
     raise AttributeError(f"module onnxdfq has no attribute {name}")

@@ -15,12 +15,12 @@ from pathlib import Path
 from types import ModuleType
 
 from onnxdfq.errors import OnnxdfqError
-from onnxdfq.verbs import check, explain, inspect, quantize, retarget, synth, targets
+from onnxdfq.verbs import check, explain, inspect, quantize, retarget, run, synth, targets
 from passes.errors import PassError
 
 VERBS: Mapping[str, ModuleType] = {
     "quantize": quantize, "inspect": inspect, "check": check, "explain": explain, "retarget": retarget,
-    "synth": synth, "targets": targets,
+    "synth": synth, "run": run, "targets": targets,
 }  # fmt: skip
 USER_ERROR, INTERNAL_ERROR, INTERRUPTED = 1, 2, 130
 NO_MEMORY = re.compile("out of memory|allocate memory", re.IGNORECASE)  # in errors of torch and of ONNX Runtime

@@ -152,6 +152,11 @@ class Options:
         return replace(self, recipe="balanced", iterations=None, epochs=None, log=None, checkpoints=None)
 
     @property
+    def many_images(self) -> bool:
+        """Whether images do more than calibrate: something learns from them, or chooses by them."""
+        return bool(self.way.tuning) or self.way.deciding
+
+    @property
     def seconds_for_images(self) -> float | None:
         """The time budget, or its share."""
         return self.time_budget and self.time_budget * (IMAGES_SHARE if self.way.tuning else 1)
@@ -229,7 +234,7 @@ class Options:
         lengths = {"--iterations": self.iterations, "--epochs": self.epochs}
         tuning = {**lengths, "--log": self.log, "--checkpoints": self.checkpoints}
         for option, value in tuning.items():
-            if value is not None and not self.way.tuning:
+            if value is not None and not (self.way.tuning or (self.way.deciding and option == "--iterations")):
                 learning = ", ".join(name for name, recipe in RECIPES.items() if recipe.tuning)
                 raise OnnxdfqError(f"{option} is for recipes that learn", f"give --recipe {learning}")
         if self.epochs is not None and self.recipe not in PUBLISHED:

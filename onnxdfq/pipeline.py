@@ -24,12 +24,14 @@ BEFORE_IMAGES: Sequence[tuple[str, Callable[[Run], None]]] = (
     ("canonicalize", canonicalize),
     ("find the input domain", find_domain),
 )
-STAGES: Sequence[tuple[str, Callable[[Run], None]]] = (
+WITH_IMAGES: Sequence[tuple[str, Callable[[Run], None]]] = (
     *BEFORE_IMAGES,
     ("find layers", find_layers),
     ("check the recipe", check_recipe),
     ("make images", make_images),
     ("judge images", judge_images),
+)
+AFTER_IMAGES: Sequence[tuple[str, Callable[[Run], None]]] = (
     ("fold BatchNormalization", fold),
     ("equalize", equalize),
     ("calibrate", calibrate),
@@ -53,13 +55,24 @@ def quantize_model(
     Raises OnnxdfqError for whatever a user can mend.
     """
     run = Run(options, progress, original, report, ranks)
-    for name, stage in STAGES:
-        with progress.stage(name):
-            stage(run)
-    for target in options.targets:
-        for name, step in TARGET_STAGES:
-            with progress.stage(f"{name} ({target})"):
-                step(run, target)
+    prepare(run, WITH_IMAGES)
+    quantize_prepared(run)
     report.stages = {name: round(seconds, 3) for name, seconds in progress.seconds.items()}
     report.peak_mb = round(peak_megabytes(), 1)
     return run
+
+
+def prepare(run: Run, stages: Sequence[tuple[str, Callable[[Run], None]]]) -> None:
+    """One stage after the other."""
+    for name, stage in stages:
+        with run.progress.stage(name):
+            stage(run)
+
+
+def quantize_prepared(run: Run, about: str = "") -> None:
+    """All that comes after the images, once for each target. about: what the run is for, beside the target."""
+    prepare(run, AFTER_IMAGES)
+    for target in run.options.targets:
+        for name, step in TARGET_STAGES:
+            with run.progress.stage(f"{name} ({', '.join(filter(None, (about, target)))})"):
+                step(run, target)

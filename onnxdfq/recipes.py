@@ -14,13 +14,14 @@ PER_EPOCH = 200  # iterations, of the published schedules
 class Recipe:
     """source: of the images, see ``onnxdfq.images.sources``; with "procedural" torch is not imported. tuning: how the
     quantized graph learns, empty where it does not. iterations: of it, unless the user says otherwise: of each block
-    for "blocks", else of the generator and the graph."""
+    for "blocks", else of the generator and the graph. deciding: bits are chosen for each image, between levels."""
 
     name: str
     about: str
     source: str
     tuning: Tuning = ""
     iterations: int = 0
+    deciding: bool = False
 
 
 RECIPES = {
@@ -35,6 +36,8 @@ RECIPES = {
         Recipe("adadfq", "as published: a generator that plays against the graph: hours", "inversion", "adadfq", 2000),
         Recipe("gdfq", "as published: the generator that the two before are compared with: hours", "inversion",
                "gdfq", 2000),
+        Recipe("dynadfq", "levels of several bits, and for each image the one that is enough", "inversion",
+               deciding=True),
     )
 }  # fmt: skip
 AUTO = "auto"

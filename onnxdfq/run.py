@@ -45,7 +45,8 @@ class Run:
     guides: Guides = field(init=False)
     labelled: tuple[np.ndarray, np.ndarray] | None = None  # pixels and labels to count on
     given: np.ndarray | None = None  # pixels that the user has to calibrate with; RGB until the domain is known
-    training: np.ndarray = field(init=False)  # pixels [N, C, H, W] to learn from, those to calibrate with first
+    # pixels [N, C, H, W] to learn from or to choose by, those to calibrate with first
+    training: np.ndarray = field(init=False)
     calibration: np.ndarray = field(init=False)
     held_out: np.ndarray = field(init=False)
     placements: dict[str, Placement] = field(default_factory=dict)
@@ -63,6 +64,15 @@ class Run:
 
     def __post_init__(self) -> None:
         self.model = self.original
+
+    def again(self, options: Options, report: Report) -> Run:
+        """Another run for the same model and the same images, from where BatchNormalization still stands."""
+        other = Run(options, self.progress, self.original, report, self.ranks)
+        other.model = other.canonical = self.canonical
+        other.graph = gs.import_onnx(self.canonical)
+        for name in ("into", "domain", "guides", "labelled", "given", "training", "calibration", "held_out"):
+            setattr(other, name, getattr(self, name))
+        return other
 
     def layers(self, target: str) -> dict[str, gs.Node]:
         """The layers whose weights the plan for this target quantizes, by name."""
@@ -84,12 +94,12 @@ class Run:
     def held(self) -> int:
         """How many synthetic images are held out."""
         calibration = self.affordable(CALIBRATION_IMAGES)
-        return calibration if self.options.way.tuning else self.whole(calibration // 2)
+        return calibration if self.options.many_images else self.whole(calibration // 2)
 
     @property
     def wanted(self) -> int:
-        """How many synthetic images a run takes: to calibrate with or to learn from, and those held out."""
-        if self.options.way.tuning:
+        """How many synthetic images a run takes: to calibrate with, to learn from or choose by, and those held out."""
+        if self.options.many_images:
             return self.affordable(TRAINING_IMAGES, MOST_TRAINING_IMAGES) + self.held
         return self.affordable(CALIBRATION_IMAGES) + self.held
 

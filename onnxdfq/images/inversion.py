@@ -10,7 +10,8 @@ chance and lowers
 
 An image is content with 90 % of its class: what goes beyond are patterns with activations that no photograph has. Hard
 images are content with 50 % already (cf. SynQ, which leaves out the cross-entropy of what is sure enough); boundary
-images belong to two classes at once, in shares y drawn as in Qimera.
+images belong to two classes at once, in shares y drawn as in Qimera; difficult ones to classes that are alike, in
+shares y of all degrees (images/difficulty.py).
 
 Models that keep no BatchNormalization are led by recovered statistics of their early layers (images/recovered.py), with
 less weight, for these are not quite those of training. Models that are no classifiers do without the second term.
@@ -25,6 +26,7 @@ import torch
 from torch import Tensor
 
 from onnxdfq.images.augment import augmented
+from onnxdfq.images.difficulty import Neighbours, class_weights, levels, neighbours
 from onnxdfq.images.drawn import starts
 from onnxdfq.images.losses import cross_entropy, log_probabilities, roughness, statistics_mismatch
 from onnxdfq.images.low_pass import low_pass
@@ -55,11 +57,18 @@ class Inversion:
         led = [f"{len(kept)} BatchNormalization statistics"] if kept else []
         led += [f"statistics recovered for {len(recovered)} layers"] if recovered else []
         led += [f"{self._classes} classes"] if self._classes else []
+        if self._aims.difficult and self._classes:
+            led += ["their likeness" if self._neighbours else "no likeness of theirs: no layer that scores was found"]
         return f"inverted on {self._subject.device} in {self.steps} steps, led by {' and '.join(led)}"
 
     @cached_property
     def _recovered(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         return {} if self._subject.guides.statistics else early(self._subject)
+
+    @cached_property
+    def _neighbours(self) -> Neighbours | None:
+        weights = class_weights(self._subject.model, self._classes) if self._aims.difficult and self._classes else None
+        return None if weights is None else neighbours(weights, dot=self._aims.dot)
 
     @cached_property
     def _teacher(self) -> Teacher:  # when it is needed first: images from a store need none
@@ -105,6 +114,9 @@ class Inversion:
         if self._subject.given is not None:
             with torch.no_grad():
                 first = log_probabilities(self._teacher(begin)[0][0]).argmax(1).cpu()
+        if self._neighbours is not None:
+            wanted = levels(self.size, self._aims.difficult)
+            return torch.from_numpy(self._neighbours.labels(first.numpy(), wanted)).to(device), content
         if not self._aims.boundary:
             return first.to(device), content
         second = torch.randint(self._classes, (self.size,), generator=generator)

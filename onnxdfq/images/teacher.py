@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -99,10 +100,7 @@ class Teacher:
     def __call__(self, image: Tensor) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
         """Outputs of the model for pixels 0..1 [N, C, H, W], N whole batches of it, and the tensors that ``statistics``
         names."""
-        found = []
-        for part in image.split(self.size):
-            with self.mode.context(self.device):
-                found.append(self._tapped(*map(self.mode.arrange, self.inputs(part.contiguous()))))
+        found = [self.called(self._tapped, part) for part in image.split(self.size)]
         if len(found) == 1:
             return found[0]
         outputs = tuple(torch.cat(each) for each in zip(*(each for each, _ in found), strict=True))
@@ -110,8 +108,10 @@ class Teacher:
 
     def outputs(self, image: Tensor, network: fx.GraphModule | None = None) -> list[Tensor]:
         """Outputs for pixels 0..1 [N, C, H, W], N whole batches, of the model or of another with the same inputs."""
-        found = []
-        for part in image.split(self.size):
-            with self.mode.context(self.device):
-                found.append((network or self.network)(*map(self.mode.arrange, self.inputs(part.contiguous()))))
+        found = [self.called(network or self.network, part) for part in image.split(self.size)]
         return [torch.cat(each) for each in zip(*found, strict=True)]
+
+    def called(self, network: fx.GraphModule, batch: Tensor) -> Any:
+        """What a graph with the inputs of the model returns for one batch of pixels 0..1."""
+        with self.mode.context(self.device):
+            return network(*map(self.mode.arrange, self.inputs(batch.contiguous())))

@@ -57,8 +57,10 @@ class TargetReport:
 @dataclass
 class Report:
     """model: path and size of the input. assumed: input domain and image source, in words. rung: what led the images.
-    quality: of the images, 0 to 1, None where nothing tells. accuracy: of the float model, in percent, when labelled
-    images were given. stages: name -> seconds. ranges: (low, high) by tensor, of all that some target may quantize.
+    quality: of the images, 0 to 1, None where nothing tells. difficulty: rank correlation of how difficult images were
+    meant to be with how unsure the model is of them, where some were meant to be. accuracy: of the float model, in
+    percent, when labelled images were given. stages: name -> seconds. ranges: (low, high) by tensor, of all that some
+    target may quantize.
     """
 
     model: str
@@ -70,6 +72,7 @@ class Report:
     rung: str = ""
     quality: float | None = None
     quality_in_words: str = ""
+    difficulty: float | None = None
     batchnorm: str = ""
     equalization: str = ""
     notices: list[str] = field(default_factory=list)

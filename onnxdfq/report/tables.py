@@ -21,12 +21,12 @@ PAIRS_SHOWN = 4
 
 def show_report(report: Report, console: Console) -> None:
     """The summary of a quantize run."""
-    facts = _facts()
+    facts = facts_table()
     facts.add_row("model", f"{report.model} ({_size(report.size)})")
     facts.add_row("input", report.input)
     facts.add_row("assumed input", report.domain)
     facts.add_row("images", report.images)
-    _add_judgement(facts, report)
+    add_judgement(facts, report)
     facts.add_row("BatchNormalization", report.batchnorm)
     if report.equalization:
         facts.add_row("equalization", report.equalization)
@@ -53,7 +53,7 @@ def show_report(report: Report, console: Console) -> None:
         )
     console.print(table)
     for name, target in report.targets.items():
-        details = _facts()
+        details = facts_table()
         details.add_row("written to", target.file or "nowhere")
         details.add_row("weights", target.weights)
         for name_of, words in (
@@ -79,20 +79,22 @@ def show_report(report: Report, console: Console) -> None:
             show_sensitivity(target.sensitivity, target.bits, console)
 
 
-def _add_judgement(facts: Table, report: Report) -> None:
+def add_judgement(facts: Table, report: Report) -> None:
     if report.rung:
         facts.add_row("rung", report.rung)
     facts.add_row("image quality", report.quality_in_words)
+    if report.difficulty is not None:
+        facts.add_row("difficulty", f"as meant, by rank: {report.difficulty:.2f} of 1 (Spearman)")
 
 
 def show_synthesis(report: Report, files: Sequence[Path], count: int, console: Console) -> None:
     """What `onnxdfq synth` prints."""
-    facts = _facts()
+    facts = facts_table()
     facts.add_row("model", f"{report.model} ({_size(report.size)})")
     facts.add_row("input", report.input)
     facts.add_row("assumed input", report.domain)
     facts.add_row("images", f"{count}, {report.images}")
-    _add_judgement(facts, report)
+    add_judgement(facts, report)
     for notice in report.notices:
         facts.add_row("notice", notice)
     facts.add_row("time", f"{sum(report.stages.values()):.1f} s, peak memory {report.peak_mb:.0f} MB")
@@ -102,7 +104,7 @@ def show_synthesis(report: Report, files: Sequence[Path], count: int, console: C
 
 def show_inspection(found: Inspection, console: Console) -> None:
     """What `onnxdfq inspect` prints."""
-    facts = _facts()
+    facts = facts_table()
     facts.add_row("model", f"{found.model} ({_size(found.size)}, {found.parameters:,} numbers, opset {found.opset})")
     facts.add_row("inputs", _interface(found.inputs))
     facts.add_row("outputs", _interface(found.outputs))
@@ -150,7 +152,7 @@ def _led_by(found: Inspection) -> str:
     return f"led by {' and '.join(led)}" if led else "procedural: neither statistics nor classes"
 
 
-def _facts() -> Table:
+def facts_table() -> Table:
     table = Table.grid(padding=(0, 2))
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")

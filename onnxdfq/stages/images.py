@@ -61,11 +61,12 @@ def make_images(run: Run) -> None:
     out[np.linspace(0, len(pixels) - 1, held).astype(int)] = True
     run.training, run.held_out = pixels[~out], pixels[out]
     # As many as without learning: what is learned is compared with what rounding gives
-    few = run.options.way.tuning and run.given is None
+    few = run.options.many_images and run.given is None
     run.calibration = run.training[: run.affordable(CALIBRATION_IMAGES)] if few else run.training
     order = np.concatenate([taken[~out], taken[out]])
     run.into = replace(run.into, others=tuple(other.reordered(order) for other in run.into.others))
-    learning = f", {len(run.training)} to learn from" if run.options.way.tuning else ""
+    purpose = "to learn from" if run.options.way.tuning else "to choose by"
+    learning = f", {len(run.training)} {purpose}" if run.options.many_images else ""
     run.report.images = f"{len(run.calibration)} for calibration{learning}, {held} held out; {source}"
 
 

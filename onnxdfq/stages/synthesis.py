@@ -12,8 +12,9 @@ import numpy as np
 import onnxdfq
 from onnxdfq import images
 from onnxdfq.config import Options
-from onnxdfq.engine.ort import SERIALIZED_LIMIT
+from onnxdfq.engine.ort import SERIALIZED_LIMIT, Session
 from onnxdfq.errors import OnnxdfqError
+from onnxdfq.images.difficulty import doubt, entropy, rank_correlation
 from onnxdfq.images.quality import quality
 from onnxdfq.images.ranks import ALONE, Ranks
 from onnxdfq.images.schedule import Schedule, within
@@ -24,6 +25,7 @@ from onnxdfq.images.synthesis import synthesize
 from onnxdfq.run import Run
 
 EFFORT = 2  # unless the user says otherwise
+DIFFICULTY_WANTED = 0.7  # rank correlation of what was meant with what the model makes of it
 
 
 def make(run: Run, count: int, ranks: Ranks = ALONE) -> Batch | None:
@@ -53,6 +55,8 @@ def make(run: Run, count: int, ranks: Ranks = ALONE) -> Batch | None:
     shared = f"; shared by {ranks.count} processes" if ranks.count > 1 else ""
     run.report.rung = rung(kind, subject)
     run.report.images = source.about + early + kept + shared + (f" ({why})" if why else "")
+    if options.aims.difficult and made.batch.labels is not None and made.batch.labels.ndim == 2:
+        _judge_difficulty(run, made.batch.pixels, made.batch.labels)
     return made.batch
 
 
@@ -63,6 +67,19 @@ def judge(run: Run, pixels: np.ndarray) -> None:
         return
     found = quality(Subject(run.model, run.into, run.domain, run.guides), pixels)
     run.report.quality, run.report.quality_in_words = found.value, found.describe()
+
+
+def _judge_difficulty(run: Run, pixels: np.ndarray, labels: np.ndarray) -> None:
+    """Whether images that were meant to be difficult are: by what the model itself makes of them."""
+    session = Session(run.model)
+    scores = np.concatenate([next(iter(outputs.values())) for outputs in session.stream(run.batches(pixels))])
+    meant = entropy(labels[: len(scores)])
+    run.report.difficulty = rank_correlation(meant, doubt(scores.reshape(len(scores), -1)))
+    if run.report.difficulty < DIFFICULTY_WANTED:
+        run.report.notices.append(
+            f"difficult images are not as meant: rank correlation {run.report.difficulty:.2f} with the model's doubt, "
+            f"below {DIFFICULTY_WANTED:g}; more steps may help: --effort {min((run.options.effort or EFFORT) + 1, 5)}"
+        )
 
 
 def _chosen(options: Options, subject: Subject) -> tuple[Kind, str]:

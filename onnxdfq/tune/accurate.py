@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from onnxdfq.images.ranks import ALONE, Ranks
-from onnxdfq.images.source import OnStep, Subject, shard_seed
+from onnxdfq.images.source import OnStep, Subject, batch_size, shard_seed
 from onnxdfq.images.teacher import Teacher
 from onnxdfq.tune.blocks import find_blocks
 from onnxdfq.tune.checkpoint import Checkpoints
@@ -30,7 +30,6 @@ from onnxdfq.tune.trained import Trained
 from passes.placement import WEIGHTED
 from passes.plan import QuantPlan
 
-AT_ONCE = 32  # images that go through the graphs together, where the model leaves it free
 BATCH_OF_BLOCK, BATCH_OF_GRAPH = 32, 64  # images in a step
 SHARE_OF_GRAPH = 1  # steps of distillation for each step of a block
 LOGGED = 10  # steps between two lines of the log
@@ -80,7 +79,7 @@ class _Accurate:
         groups: Sequence[Collection[str]],
     ) -> None:
         self.iterations, self.ranks = 0, ranks
-        self.teacher = Teacher(subject, {}, size=min(AT_ONCE, len(pixels)))
+        self.teacher = Teacher(subject, {}, size=min(batch_size(subject.into), len(pixels)))
         self.device, size = self.teacher.device, self.teacher.size
         self.student = Student(model, plan, biases, subject.into.shapes(size), self.device, groups)
         self.teacher.mode.prepare(self.student.module)
@@ -108,7 +107,8 @@ class _Accurate:
 
     def _whole(self) -> Distillation:
         batch = max(BATCH_OF_GRAPH // self.ranks.count, 1)
-        return Distillation(self.student, self._answers, self.teacher.outputs, self.classes, batch)
+        ends = [block.end for block in self.blocks[:-1]]  # what the last one gives is the answer
+        return Distillation(self.student, self.teacher, ends, self.classes, batch)
 
     def run(self, log: Log, checkpoints: Checkpoints, on_step: OnStep) -> Trained:
         state = self.ranks.agreed(checkpoints.load() if self.ranks.rank == 0 else None)

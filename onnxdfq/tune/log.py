@@ -16,7 +16,7 @@ from typing import Any
 
 from onnxdfq.errors import OnnxdfqError
 from onnxdfq.model_file import write_bytes
-from onnxdfq.tune.curves import curves
+from onnxdfq.report.curves import curves
 
 AGREEMENT = ("top1", "kl")  # drawn in panels of their own; all other numbers share one
 NOT_DRAWN = ("iteration", "seconds", "rate")

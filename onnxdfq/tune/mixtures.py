@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from onnxdfq.images.procedural import procedural
+
 
 def mixed(image: Tensor, generator: torch.Generator) -> Tensor:
     """Pixels [N, C, H, W], every other one by chance mixed with another one of the batch."""
@@ -22,7 +24,11 @@ def mixed(image: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def to_judge_by(pixels: np.ndarray, seed: int) -> np.ndarray:
-    """Held-out pixels [N, C, H, W] 0..255, and as many again in which every other one is a mixture; whole numbers."""
+    """Held-out pixels [N, C, H, W] 0..255, whole numbers; as many in which every other one is a mixture; and as many
+    that are drawn. A graph that learns on images of one kind comes nearer to the model on that kind first: what it has
+    learned is of use only where others do not pay for it."""
     generator = torch.Generator().manual_seed(seed)
     others = mixed(torch.from_numpy(pixels).float(), generator).round().numpy()
-    return np.concatenate([pixels, others.astype(pixels.dtype)])
+    count, channels, height, width = pixels.shape
+    drawn = procedural(count, channels, height, width, np.random.default_rng([seed, *b"judge"]))
+    return np.concatenate([each.astype(pixels.dtype) for each in (pixels, others, drawn)])

@@ -44,6 +44,20 @@ def bits_or_pair(text: str) -> int | tuple[int, int]:
     return (int(parts[0]), int(parts[1])) if len(parts) == 2 else int(text)
 
 
+def bits_or_levels(text: str) -> int | tuple[int | str, ...]:
+    """8, or what stands between slashes: 4/8 for pairs, 4/6/8 or 8/fp32 for levels."""
+    parts = text.split("/")
+    if not all(part.isdecimal() or (len(parts) > 1 and part in ("fp16", "fp32")) for part in parts):
+        raise argparse.ArgumentTypeError(f"{text} is not a number of bits, nor several such as 4/8, 4/6/8 or 8/fp32")
+    found = tuple(int(part) if part.isdecimal() else part for part in parts)
+    return int(text) if len(parts) == 1 else found
+
+
+def average_or_levels(text: str) -> float | tuple[float, ...]:
+    parts = tuple(number(part) for part in text.split("/"))
+    return parts[0] if len(parts) == 1 else parts
+
+
 def bits_or_none(text: str) -> int | None:
     return None if text == "none" else bits(text)
 

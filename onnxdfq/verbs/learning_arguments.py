@@ -16,9 +16,21 @@ def add(parser: argparse.ArgumentParser) -> None:
         "--recipe",
         default="balanced",
         metavar="R",
-        help="fast: no torch, no gradients; balanced (default); these learn: accurate, qimera, adadfq, gdfq; or auto",
+        help="fast: no torch, no gradients; balanced (default); these learn: accurate, qimera, adadfq, gdfq; or auto; "
+        "dynadfq: bits for each image",
     )
-    add("--min-agreement", type=number, metavar="P", help="with auto: take the cheapest that agrees in P %% (98)")
+    add(
+        "--min-agreement",
+        type=number,
+        metavar="P",
+        help="with auto: take the cheapest that agrees in P %% (98); with dynadfq: so many images keep their class",
+    )
+    add(
+        "--mean-cost",
+        type=number,
+        metavar="SHARE",
+        help="with dynadfq, instead: what an image costs, of the last level",
+    )
     add("--iterations", type=int, metavar="N", help="how long to learn: each block with accurate, else in all")
     add("--epochs", type=number, metavar="E", help="the same for published schedules, in 200 iterations")
     add("--placement", default="target", metavar="P", help="of Q/DQ: what the target gains by (target), or paper")

@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 
 from onnxdfq.errors import OnnxdfqError
-from onnxdfq.verbs import image_arguments, learning_arguments
-from onnxdfq.verbs.argument_types import WIDTH, bits_or_none, bits_or_pair, float_type, number
+from onnxdfq.verbs import dynamic, image_arguments, learning_arguments
+from onnxdfq.verbs.argument_types import WIDTH, average_or_levels, bits_or_levels, bits_or_none, float_type, number
 
 HELP = "make a quantized model from a float one, without data"
 EXAMPLE = "onnxdfq quantize model.onnx --target ort-cpu -o model.int8.onnx"
@@ -21,10 +21,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add("-o", "--output", type=Path, help="file, or folder for several targets (model.<target>.int8.onnx)")
     add(
         "--bits",
-        type=bits_or_pair,
+        type=bits_or_levels,
         default=8,
         metavar="B|LOW/HIGH",
-        help="bits of the weights, 2 to 8 (default 8); 4/8 pairs a low-bit layer with a high-bit one after it",
+        help="bits of the weights, 2 to 8 (default 8); 4/8 pairs a low-bit layer with a high-bit one after it; with "
+        "dynadfq levels of weights and activations, such as 4/6/8 or 8/fp32",
     )
     add(
         "--act-bits",
@@ -34,7 +35,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         help="of the activations: 2 to 8 (default), 16, or none",
     )
     add("--size-budget", type=number, metavar="SHARE", help="choose bits by layer for this share of the float32 bytes")
-    add("--avg-bits", type=number, metavar="X", help="choose bits by layer for X bits on average, such as 4.5")
+    add(
+        "--avg-bits",
+        type=average_or_levels,
+        metavar="X",
+        help="choose bits by layer for X bits on average, such as 4.5; with dynadfq levels of such, 4/5.5",
+    )
     add("--all-layers", action="store_true", help="the first and last layers too; else they keep 8 bits")
     add("--compensation", metavar="C", help="with LOW/HIGH: dfmpc+ (default), dfmpc as published, or none")
     add("--rounding", metavar="R", help="of the weights: nearest, squant or gptq; by default what suits the recipe")
@@ -67,6 +73,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(parsed: argparse.Namespace) -> None:
+    if parsed.recipe == dynamic.RECIPE:
+        dynamic.run(parsed)
+        return
+    dynamic.refuse_levels(parsed)
     # Imports wait until here: --help has to be quick.
     from rich.console import Console
 

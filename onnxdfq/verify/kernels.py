@@ -122,6 +122,15 @@ def kernels(model: onnx.ModelProto, shapes: Mapping[str, Sequence[int]] | None =
     )
 
 
+def multiplications(
+    model: onnx.ModelProto, shapes: Mapping[str, Sequence[int]] | None = None
+) -> list[tuple[onnx.NodeProto, int | None]]:
+    """Layers of a model and how often each multiplies in one call with inputs of these shapes, None where a shape is
+    not known."""
+    sizes = _sizes(_inferred(model, shapes or {}))
+    return [(node, _macs(node, sizes)) for node in model.graph.node if node.op_type in WEIGHTS_AT]
+
+
 def kernels_of_file(path: Path) -> KernelReport:
     """The same for a model in a file, complete with its external data."""
     return kernels(onnx.load(path))

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from onnxdfq.errors import OnnxdfqError
-from onnxdfq.tune.curves import COLOURS, curves
+from onnxdfq.report.curves import COLOURS, curves
 from onnxdfq.tune.log import Log
 
 

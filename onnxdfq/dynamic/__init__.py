@@ -1,0 +1,1 @@
+"""Bits chosen for each image: levels of one model, what decides between them, and the files that carry both."""

@@ -1,0 +1,61 @@
+"""What all levels answer for the same images, beside the float model: what deciding is fitted on, and judged by."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from onnxdfq.dynamic.confidence import margins
+from onnxdfq.engine.ort import Session
+from onnxdfq.verify.agreement import log_probabilities
+
+
+@dataclass(frozen=True)
+class Answers:
+    """original: scores [N, K] of the float model. levels: the same of each level, the cheapest first. probabilities:
+    whether scores are such already."""
+
+    original: np.ndarray
+    levels: tuple[np.ndarray, ...]
+    probabilities: bool
+
+    @cached_property
+    def right(self) -> np.ndarray:
+        """[L, N]: whether a level names the same class as the float model."""
+        return np.stack([each.argmax(1) == self.original.argmax(1) for each in self.levels])
+
+    @cached_property
+    def divergence(self) -> np.ndarray:
+        """[L, N] KL(float model || level) in nats."""
+        p = log_probabilities(self.original)
+        return np.stack([(np.exp(p) * (p - log_probabilities(each))).sum(1) for each in self.levels])
+
+    @cached_property
+    def margins(self) -> np.ndarray:
+        """[L, N] of each level, see confidence.py."""
+        return np.stack([margins(each, probabilities=self.probabilities) for each in self.levels])
+
+    def part(self, rows: slice) -> Answers:
+        """Those to some of the images."""
+        return Answers(self.original[rows], tuple(each[rows] for each in self.levels), self.probabilities)
+
+
+def ask(
+    original: Session, levels: Sequence[Session], batches: Iterable[Mapping[str, np.ndarray]], *, probabilities: bool
+) -> Answers:
+    """Run all batches through the float model and all levels; first outputs alone are kept."""
+    found: list[list[np.ndarray]] = [[] for _ in range(len(levels) + 1)]
+    for feeds in batches:
+        for kept, session in zip(found, (original, *levels), strict=True):
+            scores = next(iter(session.run(feeds).values()))
+            kept.append(scores.reshape(len(scores), -1))
+    first, *others = (np.concatenate(each) for each in found)
+    return Answers(first, tuple(others), probabilities)
+
+
+def are_probabilities(scores: np.ndarray) -> bool:
+    """Whether rows of scores [N, K] are shares that make one."""
+    return bool((scores >= 0).all() and np.allclose(scores.sum(1), 1, atol=1e-2))

@@ -1,0 +1,292 @@
+"""From a float model to levels, and to what decides between them.
+
+images of all difficulties -> levels, quantized one by one on the same images -> answers of all levels
+-> thresholds of a cascade, a router at the same cost -> the better one on held-out images
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+
+from onnxdfq.config import Options
+from onnxdfq.console import Progress, peak_megabytes
+from onnxdfq.dynamic.answers import Answers, are_probabilities, ask
+from onnxdfq.dynamic.bundle import Input, LevelFile, Manifest, level_file
+from onnxdfq.dynamic.cascade import Cascade, Wanted, fit
+from onnxdfq.dynamic.costs import bit_operations
+from onnxdfq.dynamic.decide import Outcome, Prices, outcome_of_cascade, outcome_of_router, verdict
+from onnxdfq.dynamic.frontier import by_cascade, single
+from onnxdfq.dynamic.level import FLOATS, Level
+from onnxdfq.dynamic.report import DynamicReport, LevelReport, about_speed
+from onnxdfq.dynamic.single_file import with_cascade, with_router
+from onnxdfq.emit import restore_interface
+from onnxdfq.engine.ort import SERIALIZED_LIMIT, Session
+from onnxdfq.errors import OnnxdfqError
+from onnxdfq.pipeline import WITH_IMAGES, prepare, quantize_prepared
+from onnxdfq.report.curves import curves
+from onnxdfq.report.report import Report
+from onnxdfq.run import Run
+from onnxdfq.verify.latency import paired_milliseconds
+from passes.base import run_passes
+from passes.float16 import Float16
+from passes.fold_batchnorm import FoldBatchNorm
+from passes.plan import QuantPlan
+
+DIFFICULT = 0.5  # of the images, unless the user says otherwise
+SPARE = 0.5  # points of agreement below the dearest level that an image may cost, unless the user says otherwise
+
+
+@dataclass(frozen=True)
+class Dynamic:
+    """manifest: without the hashes that writing adds. models: of the levels. single: all in one file; None where the
+    model takes no single image. router: where one decides. curve: a PNG."""
+
+    manifest: Manifest
+    models: list[onnx.ModelProto]
+    single: onnx.ModelProto | None
+    router: onnx.ModelProto | None
+    report: DynamicReport
+    curve: bytes
+
+
+def build(
+    original: onnx.ModelProto,
+    base: Options,
+    levels: Sequence[Level],
+    wanted: Wanted | None,
+    report: Report,
+    progress: Progress,
+) -> Dynamic:
+    """wanted: None for half a point of agreement below the dearest level; a cost is a share of that of this level.
+
+    Raises OnnxdfqError for whatever a user can mend.
+    """
+    if (base.source or base.way.source) == "inversion" and not (base.aims.difficult or base.aims.boundary):
+        base = replace(base, aims=replace(base.aims, difficult=DIFFICULT))
+    run = Run(base, progress, original, report)
+    prepare(run, WITH_IMAGES)
+    _check(run)
+    return _Building(run, levels).build(wanted)
+
+
+def _check(run: Run) -> None:
+    if not run.guides.classes:
+        raise OnnxdfqError("the first output is no vector of class scores", "--recipe dynadfq is for classifiers")
+    if run.into.others:
+        raise OnnxdfqError("the model has several inputs", "--recipe dynadfq is for models of one image")
+    if run.into.dtype != np.float32:
+        raise OnnxdfqError("the model reads uint8", "--recipe dynadfq is for models that read float32")
+    if run.original.ByteSize() >= SERIALIZED_LIMIT:
+        raise OnnxdfqError("the model is larger than 2 GB", "--recipe dynadfq is for smaller ones")
+
+
+class _Building:
+    """The state of it."""
+
+    def __init__(self, run: Run, levels: Sequence[Level]) -> None:
+        self.run, self.levels, self.target = run, levels, run.options.targets[0]
+        self.models: list[onnx.ModelProto] = []
+        self.bitops: list[float] = []
+        self.reports: list[Report | None] = []
+        for level in levels:
+            self._make(level)
+        with run.progress.stage("ask all levels"):
+            self.original = Session(run.original, run.options.device)
+            self.sessions = [Session(model, run.options.device) for model in self.models]
+            some = next(iter(self.original.run(self._feeds()).values()))
+            self.probabilities = are_probabilities(some.reshape(len(some), -1))
+            # What calibrated the levels is no test of them
+            known = len(run.calibration) if len(run.training) > len(run.calibration) else 0
+            self.pixels = run.training[known:]
+            self.fitting, self.held_out = self._ask(self.pixels), self._ask(run.held_out)
+        with run.progress.stage("measure latency"):
+            size = run.whole(1)
+            times = paired_milliseconds(self.sessions, self._feeds(), run.options.seed)
+            by_time = any(level.float_type for level in levels)
+            self.prices = Prices(tuple(self.bitops), tuple(time / size for time in times), by_time)
+
+    def build(self, wanted: Wanted | None) -> Dynamic:
+        run, prices = self.run, self.prices
+        if wanted is None:
+            wanted = Wanted(agreement=100 * float(self.fitting.right[-1].mean()) - SPARE)
+        elif wanted.cost is not None:
+            wanted = Wanted(cost=wanted.cost * prices.costs[-1])
+        with run.progress.stage("fit thresholds"):
+            cascade = fit(self.fitting, prices.costs, wanted)
+            of_cascade = outcome_of_cascade(self.held_out, self.held_out.right, cascade, prices)
+        with run.progress.stage("train a router"):
+            goal = outcome_of_cascade(self.fitting, self.fitting.right, cascade, prices).cost
+            router = _Routing(self, goal) if len(cascade.levels) > 1 else None
+        of_router = router.outcome(run.held_out, self.held_out) if router else None
+        lacking = f"level {self.levels[cascade.levels[0]].name} alone is enough: there is nothing to choose"
+        routed, why = verdict(of_cascade, of_router, lacking)
+        report = self._report(cascade, why, routed, of_cascade, of_router)
+        curve = self._curve(report)
+        if run.labelled is not None:
+            self._count_on_labelled(report, cascade, router if routed else None)
+        manifest = Manifest(
+            model=run.report.model,
+            target=self.target,
+            decision="router" if routed else "cascade",
+            probabilities=self.probabilities,
+            input=self._input(),
+            outputs=tuple(entry.name for entry in run.original.graph.output),
+            levels=tuple(
+                LevelFile(level.name, level_file(number), bitops, time)
+                for number, (level, bitops, time) in enumerate(
+                    zip(self.levels, prices.bitops, prices.milliseconds, strict=True)
+                )
+            ),
+            asked=() if routed else cascade.levels,
+            thresholds=() if routed else cascade.thresholds,
+            leaning=tuple(map(float, router.leaning)) if router and routed else (),
+            router_bitops=router.cost[0] if router and routed else 0.0,
+        )
+        single = None
+        if run.into.batch in (None, 1):
+            single = (
+                with_router(self.models, router.model, router.leaning)
+                if router and routed
+                else with_cascade(self.models, cascade, probabilities=self.probabilities)
+            )
+            Session(single)  # refuses what it can't run
+        else:
+            report.notices.append(f"the model takes {run.into.batch} images at once: no file that decides one by one")
+        report.prepared.stages = {name: round(seconds, 3) for name, seconds in run.progress.seconds.items()}
+        report.prepared.peak_mb = round(peak_megabytes(), 1)
+        return Dynamic(manifest, self.models, single, router.model if router and routed else None, report, curve)
+
+    # -- levels
+
+    def _make(self, level: Level) -> None:
+        run, size = self.run, self.run.whole(1)
+        one = run.into.shapes(size)
+        if level.float_type:
+            with run.progress.stage(f"write level {level.name}"):
+                model = _in_float(run, level)
+            self.models.append(model)
+            self.reports.append(None)
+            self.bitops.append(bit_operations(run.canonical, one, None, FLOATS[level.name][1]) / size)
+            return
+        made = run.again(level.options(run.options), replace(run.report, notices=[], targets={}, stages={}))
+        quantize_prepared(made, f"level {level.name}")
+        plan: QuantPlan = made.plans[self.target]
+        self.models.append(made.results[self.target])
+        self.reports.append(made.report)
+        self.bitops.append(bit_operations(made.model, one, plan) / size)
+        run.report.notices += [f"level {level.name}: {notice}" for notice in made.report.notices]
+
+    # -- answers
+
+    def _feeds(self) -> dict[str, np.ndarray]:
+        return self.run.batches(self.run.training[: self.run.whole(1)])[0]
+
+    def _ask(self, pixels: np.ndarray) -> Answers:
+        batches = self.run.batches(pixels)
+        return ask(self.original, self.sessions, batches, probabilities=self.probabilities)
+
+    def _input(self) -> Input:
+        into, domain = self.run.into, self.run.domain
+        return Input(into.name, into.shape(1), into.layout, into.batch, domain.mean, domain.std, domain.order)
+
+    # -- what is said of it
+
+    def _report(
+        self, cascade: Cascade, why: str, routed: bool, of_cascade: Outcome, of_router: Outcome | None
+    ) -> DynamicReport:
+        right, far = self.held_out.right, self.held_out.divergence
+        levels = [
+            LevelReport(level.name, bitops, time, 100 * float(right[number].mean()), float(far[number].mean()),
+                        quantized=self._of_target(number))
+            for number, (level, bitops, time) in enumerate(
+                zip(self.levels, self.prices.bitops, self.prices.milliseconds, strict=True))
+        ]  # fmt: skip
+        report = DynamicReport(
+            prepared=self.run.report,
+            target=self.target,
+            unit="ms" if self.prices.by_time else "BitOPs",
+            levels=levels,
+            decision="router" if routed else "cascade",
+            why=why,
+            asked=cascade.levels,
+            thresholds=cascade.thresholds,
+            synthetic=of_router if routed and of_router else of_cascade,
+            other=of_cascade if routed else of_router,
+        )
+        slow = about_speed(levels)
+        report.notices = [*self.run.report.notices, *([slow] if slow else [])]
+        return report
+
+    def _of_target(self, number: int) -> dict[str, object] | None:
+        report = self.reports[number]
+        return None if report is None else report.to_json()["targets"][self.target]
+
+    def _count_on_labelled(self, report: DynamicReport, cascade: Cascade, router: _Routing | None) -> None:
+        """The same on labelled images, for which nothing was fitted."""
+        assert self.run.labelled is not None
+        pixels, labels = self.run.labelled
+        pixels = self.run.domain.from_rgb(pixels)
+        answers = self._ask(pixels)
+        labels = labels[: len(answers.original)]
+        right = np.stack([each.argmax(1) == labels for each in answers.levels])
+        report.accuracy = 100 * float((answers.original.argmax(1) == labels).mean())
+        report.levels = [replace(level, accuracy=share) for level, (_, share) in
+                         zip(report.levels, single(self.prices.costs, right), strict=True)]  # fmt: skip
+        report.labelled = (
+            router.outcome(pixels, answers, right)
+            if router
+            else outcome_of_cascade(answers, right, cascade, self.prices)
+        )
+
+    def _curve(self, report: DynamicReport) -> bytes:
+        """Cost of a mean image against agreement on held-out images."""
+        costs, held = self.prices.costs, self.held_out
+        found = {
+            "levels, by lot between them": single(costs, held.right),
+            "cascade": by_cascade(self.fitting, held, costs, held.right),
+            f"chosen ({report.decision})": [(report.synthetic.cost, report.synthetic.right)],
+        }
+        title = f"{self.run.report.model}: percent at the float model's class over {report.unit} of a mean image"
+        return curves({"held-out synthetic images": found}, title)
+
+
+class _Routing:
+    """A router that costs what the cascade does."""
+
+    def __init__(self, building: _Building, goal: float) -> None:
+        from onnxdfq.dynamic.router import leaning, train  # torch
+
+        run, self._building = building.run, building
+        images = run.domain.to_model(building.pixels, replace(run.into, layout="NCHW"))[
+            : len(building.fitting.original)
+        ]
+        prices = building.prices
+        trained = train(images, building.fitting, prices.costs, goal, run.into, run.options.seed)
+        self.model, self._session = trained.model, Session(trained.model, run.options.device)
+        (time,) = paired_milliseconds([self._session], building._feeds(), run.options.seed)
+        bitops = bit_operations(self.model, run.into.shapes(1), None)
+        self.cost = (bitops, time / run.whole(1))
+        own = self.cost[1] if prices.by_time else self.cost[0]
+        self.leaning = leaning(trained.numbers, prices.costs, goal - own)
+
+    def outcome(self, pixels: np.ndarray, answers: Answers, right: np.ndarray | None = None) -> Outcome:
+        """On images with ``answers``."""
+        batches = self._building.run.batches(pixels)
+        numbers = np.concatenate([outputs["levels"] for outputs in self._session.stream(batches)])
+        level = (numbers + self.leaning).argmax(1)
+        return outcome_of_router(level, answers.right if right is None else right, self.cost, self._building.prices)
+
+
+def _in_float(run: Run, level: Level) -> onnx.ModelProto:
+    """The float model as this level, BatchNormalization folded."""
+    graph = gs.import_onnx(run.canonical)
+    run_passes(graph, [FoldBatchNorm(), *([Float16()] if level.float_type == "float16" else [])])
+    model = gs.export_onnx(graph)
+    model.producer_name = "onnxdfq"
+    restore_interface(model, run.original)
+    return model

@@ -1,0 +1,71 @@
+"""What choosing bits for each image came to, as data."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from onnxdfq.dynamic.decide import Outcome
+from onnxdfq.report.report import Report, versions
+
+SAME_TIME = 0.95  # of the dearest level's time: above it a cheap level saves none
+
+
+@dataclass(frozen=True)
+class LevelReport:
+    """costs of one image: bitops; milliseconds measured on this machine, alone. agreement: percent of held-out images
+    with the class of the float model, kl: to it in nats. accuracy: percent of labelled images, where there are any.
+    quantized: what the run that made the level says; None for a float level."""
+
+    name: str
+    bitops: float
+    milliseconds: float
+    agreement: float
+    kl: float
+    accuracy: float | None = None
+    quantized: dict[str, Any] | None = None
+
+
+@dataclass
+class DynamicReport:
+    """prepared: the report of what all levels share, images and input. unit: of costs that were traded, "BitOPs" or
+    "ms". decision: "cascade" or "router", and why. asked, thresholds: of the cascade, see Cascade. synthetic: outcome on held-out images; labelled: on images with
+    labels, for which nothing was fitted. other: outcome of the way that was not chosen, on held-out images."""
+
+    prepared: Report
+    target: str
+    unit: str
+    levels: list[LevelReport]
+    decision: str
+    why: str
+    asked: tuple[int, ...]
+    thresholds: tuple[float, ...]
+    synthetic: Outcome
+    other: Outcome | None
+    labelled: Outcome | None = None
+    accuracy: float | None = None
+    notices: list[str] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything as plain lists, numbers and text."""
+        fields = {name: value for name, value in self.__dict__.items() if name != "prepared"}
+        plain = {name: _plain(value) for name, value in fields.items()}
+        return {**self.prepared.to_json(), **plain, "versions": versions()}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
+    return asdict(value) if hasattr(value, "__dataclass_fields__") else value
+
+
+def about_speed(levels: Sequence[LevelReport]) -> str:
+    """Whether cheap levels are faster on this machine, in words."""
+    first, last = levels[0], levels[-1]
+    if first.milliseconds > SAME_TIME * last.milliseconds:
+        return (
+            f"level {first.name} takes {first.milliseconds:.3g} ms and level {last.name} {last.milliseconds:.3g} ms on "
+            "this machine's kernels: dynamic bits buy no time here, only bit operations on hardware that counts them"
+        )
+    return ""
