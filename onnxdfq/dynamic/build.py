@@ -277,7 +277,7 @@ class _Routing:
     def outcome(self, pixels: np.ndarray, answers: Answers, right: np.ndarray | None = None) -> Outcome:
         """On images with ``answers``."""
         batches = self._building.run.batches(pixels)
-        numbers = np.concatenate([outputs["levels"] for outputs in self._session.stream(batches)])
+        numbers = np.concatenate([next(iter(outputs.values())) for outputs in self._session.stream(batches)])
         level = (numbers + self.leaning).argmax(1)
         return outcome_of_router(level, answers.right if right is None else right, self.cost, self._building.prices)
 

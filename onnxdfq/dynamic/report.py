@@ -30,8 +30,9 @@ class LevelReport:
 @dataclass
 class DynamicReport:
     """prepared: the report of what all levels share, images and input. unit: of costs that were traded, "BitOPs" or
-    "ms". decision: "cascade" or "router", and why. asked, thresholds: of the cascade, see Cascade. synthetic: outcome on held-out images; labelled: on images with
-    labels, for which nothing was fitted. other: outcome of the way that was not chosen, on held-out images."""
+    "ms". decision: "cascade" or "router", and why. asked, thresholds: of the cascade, see Cascade. synthetic: outcome on
+    held-out images; labelled: on images with labels, for which nothing was fitted. other: outcome of the way that was
+    not chosen, on held-out images."""
 
     prepared: Report
     target: str

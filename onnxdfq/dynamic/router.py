@@ -119,40 +119,47 @@ def _exported(network: _Network, into: ModelInput) -> onnx.ModelProto:
     }  # fmt: skip
     constants: dict[str, Any] = {name: tensor.detach().numpy() for name, tensor in weights.items()}
     constants |= {"zero": np.float32(0), "little": np.float32(1e-6)}
-    node, tile = helper.make_node, [network.tile, network.tile]
+    tile = [network.tile, network.tile]
     conv: dict[str, Any] = {"kernel_shape": [3, 3], "strides": [2, 2], "pads": [1, 1, 1, 1]}
     mean: dict[str, Any] = {"axes": [2, 3], "keepdims": 0}
     nhwc = into.layout == "NHWC"
-    first = node("Transpose", [into.name], ["image"], perm=[0, 3, 1, 2]) if nhwc else \
-        node("Identity", [into.name], ["image"])  # fmt: skip
+
+    def node(op: str, reads: str, writes: str, **attributes: Any) -> onnx.NodeProto:
+        """Names of tensors begin with that of the input, which none of them is then."""
+        own = [into.name if name == "input" else _own(name, into) for name in reads.split()]
+        return helper.make_node(op, own, [_own(writes, into)], _own(writes, into), **attributes)
+
     nodes = [
-        first,
-        node("Sub", ["image", "shift"], ["centred"]),
-        node("Div", ["centred", "scale"], ["normal"]),
-        node("AveragePool", ["normal"], ["tiles"], kernel_shape=tile, strides=tile),
-        node("Conv", ["tiles", "w1", "b1"], ["c1"], **conv),
-        node("Relu", ["c1"], ["r1"]),
-        node("Conv", ["r1", "w2", "b2"], ["c2"], **conv),
-        node("Relu", ["c2"], ["r2"]),
-        node("ReduceMean", ["r2"], ["mean"], **mean),
-        node("Mul", ["r2", "r2"], ["squared"]),
-        node("ReduceMean", ["squared"], ["power"], **mean),
-        node("Mul", ["mean", "mean"], ["mean_squared"]),
-        node("Sub", ["power", "mean_squared"], ["variance"]),
-        node("Max", ["variance", "zero"], ["positive"]),
-        node("Add", ["positive", "little"], ["safe"]),
-        node("Sqrt", ["safe"], ["deviation"]),
-        node("Concat", ["mean", "deviation"], ["features"], axis=1),
-        node("Gemm", ["features", "w3", "b3"], ["g3"], transB=1),
-        node("Relu", ["g3"], ["r3"]),
-        node("Gemm", ["r3", "w4", "b4"], ["levels"], transB=1),
+        node("Transpose", "input", "image", perm=[0, 3, 1, 2]) if nhwc else node("Identity", "input", "image"),
+        node("Sub", "image shift", "centred"),
+        node("Div", "centred scale", "normal"),
+        node("AveragePool", "normal", "tiles", kernel_shape=tile, strides=tile),
+        node("Conv", "tiles w1 b1", "c1", **conv),
+        node("Relu", "c1", "r1"),
+        node("Conv", "r1 w2 b2", "c2", **conv),
+        node("Relu", "c2", "r2"),
+        node("ReduceMean", "r2", "mean", **mean),
+        node("Mul", "r2 r2", "squared"),
+        node("ReduceMean", "squared", "power", **mean),
+        node("Mul", "mean mean", "mean_squared"),
+        node("Sub", "power mean_squared", "variance"),
+        node("Max", "variance zero", "positive"),
+        node("Add", "positive little", "safe"),
+        node("Sqrt", "safe", "deviation"),
+        node("Concat", "mean deviation", "features", axis=1),
+        node("Gemm", "features w3 b3", "g3", transB=1),
+        node("Relu", "g3", "r3"),
+        node("Gemm", "r3 w4 b4", "levels", transB=1),
     ]
     shape: list[str | int | None] = ["N", *into.shape(1)[1:]]
-    graph = helper.make_graph(
-        nodes, "router", [helper.make_tensor_value_info(into.name, TensorProto.FLOAT, shape)],
-        [helper.make_tensor_value_info("levels", TensorProto.FLOAT, ["N", len(constants["b4"])])],
-        [numpy_helper.from_array(np.asarray(values), name) for name, values in constants.items()],
-    )  # fmt: skip
+    levels = helper.make_tensor_value_info(_own("levels", into), TensorProto.FLOAT, ["N", len(constants["b4"])])
+    held = [numpy_helper.from_array(np.asarray(values), _own(name, into)) for name, values in constants.items()]
+    read = helper.make_tensor_value_info(into.name, TensorProto.FLOAT, shape)
+    graph = helper.make_graph(nodes, "router", [read], [levels], held)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR)
     onnx.checker.check_model(model)
     return model
+
+
+def _own(name: str, into: ModelInput) -> str:
+    return f"{into.name}/{name}"

@@ -92,7 +92,7 @@ class DynamicSession:
 
     def _routed(self, images: np.ndarray) -> np.ndarray:
         assert self._router is not None
-        numbers = self._in_batches(self._router, images)["levels"]
+        numbers = next(iter(self._in_batches(self._router, images).values()))
         level: np.ndarray = (numbers + np.asarray(self.manifest.leaning, np.float32)).argmax(1)
         return level
 

@@ -27,7 +27,10 @@ def show_dynamic(report: DynamicReport, folder: Path, console: Console) -> None:
     facts.add_row("decision", report.why)
     if report.decision == "cascade":
         steps = [report.levels[number].name for number in report.asked]
-        sure = [f"{name} if its margin is {least:.4f} or more" for name, least in zip(steps, report.thresholds)]
+        sure = [
+            f"{name} if its margin is {least:.4f} or more"
+            for name, least in zip(steps[:-1], report.thresholds, strict=True)
+        ]
         facts.add_row("levels asked", ", ".join([*sure, f"{'else ' if sure else ''}{steps[-1]}"]))
     facts.add_row("time", f"{sum(shared.stages.values()):.1f} s, peak memory {shared.peak_mb:.0f} MB")
     facts.add_row("written to", str(folder))
