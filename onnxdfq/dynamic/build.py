@@ -20,9 +20,9 @@ from onnxdfq.dynamic.bundle import Input, LevelFile, Manifest, level_file
 from onnxdfq.dynamic.cascade import Cascade, Wanted, fit
 from onnxdfq.dynamic.costs import bit_operations
 from onnxdfq.dynamic.decide import Outcome, Prices, outcome_of_cascade, outcome_of_router, verdict
-from onnxdfq.dynamic.frontier import by_cascade, single
+from onnxdfq.dynamic.frontier import cascades, prices_between, single
 from onnxdfq.dynamic.level import FLOATS, Level
-from onnxdfq.dynamic.report import DynamicReport, LevelReport, about_speed
+from onnxdfq.dynamic.report import DynamicReport, LevelReport, Point, about_speed
 from onnxdfq.dynamic.single_file import with_cascade, with_router
 from onnxdfq.emit import restore_interface
 from onnxdfq.engine.ort import SERIALIZED_LIMIT, Session
@@ -122,13 +122,17 @@ class _Building:
         with run.progress.stage("train a router"):
             goal = outcome_of_cascade(self.fitting, self.fitting.right, cascade, prices).cost
             router = _Routing(self, goal) if len(cascade.levels) > 1 else None
-        of_router = router.outcome(run.held_out, self.held_out) if router else None
+        of_router = (
+            router.outcome(router.numbers(run.held_out), self.held_out.right, router.leaning) if router else None
+        )
         lacking = f"level {self.levels[cascade.levels[0]].name} alone is enough: there is nothing to choose"
         routed, why = verdict(of_cascade, of_router, lacking)
-        report = self._report(cascade, why, routed, of_cascade, of_router)
-        curve = self._curve(report)
-        if run.labelled is not None:
-            self._count_on_labelled(report, cascade, router if routed else None)
+        labelled = self._labelled() if run.labelled is not None else None
+        points = self._points(router, labelled)
+        report = self._report(cascade, why, routed, of_cascade, of_router, points)
+        if labelled is not None:
+            self._count_on_labelled(report, labelled, cascade, router if routed else None)
+        curve = self._curve(report, labelled)
         manifest = Manifest(
             model=run.report.model,
             target=self.target,
@@ -196,8 +200,40 @@ class _Building:
 
     # -- what is said of it
 
+    def _labelled(self) -> _Labelled:
+        assert self.run.labelled is not None
+        pixels, labels = self.run.labelled
+        pixels = self.run.domain.from_rgb(pixels)
+        answers = self._ask(pixels)
+        labels = labels[: len(answers.original)]
+        right = np.stack([each.argmax(1) == labels for each in answers.levels])
+        return _Labelled(pixels, answers, right, 100 * float((answers.original.argmax(1) == labels).mean()))
+
+    def _points(self, router: _Routing | None, labelled: _Labelled | None) -> list[Point]:
+        """Trades that the same levels offer."""
+        prices, held, found = self.prices, self.held_out, []
+        for cascade in cascades(self.fitting, prices.costs):
+            known = outcome_of_cascade(labelled.answers, labelled.right, cascade, prices) if labelled else None
+            synthetic = outcome_of_cascade(held, held.right, cascade, prices)
+            found.append(Point(synthetic, known, cascade.levels, cascade.thresholds))
+        if router is None:
+            return found
+        unseen = router.numbers(self.run.held_out)
+        real = router.numbers(labelled.pixels) if labelled else None
+        for cost in prices_between(prices.costs):
+            leaning = router.leaning_for(cost)
+            known = router.outcome(real, labelled.right, leaning) if labelled and real is not None else None
+            found.append(Point(router.outcome(unseen, held.right, leaning), known, leaning=tuple(map(float, leaning))))
+        return found
+
     def _report(
-        self, cascade: Cascade, why: str, routed: bool, of_cascade: Outcome, of_router: Outcome | None
+        self,
+        cascade: Cascade,
+        why: str,
+        routed: bool,
+        of_cascade: Outcome,
+        of_router: Outcome | None,
+        points: list[Point],
     ) -> DynamicReport:
         right, far = self.held_out.right, self.held_out.divergence
         levels = [
@@ -217,6 +253,7 @@ class _Building:
             thresholds=cascade.thresholds,
             synthetic=of_router if routed and of_router else of_cascade,
             other=of_cascade if routed else of_router,
+            points=points,
         )
         slow = about_speed(levels)
         report.notices = [*self.run.report.notices, *([slow] if slow else [])]
@@ -226,40 +263,60 @@ class _Building:
         report = self.reports[number]
         return None if report is None else report.to_json()["targets"][self.target]
 
-    def _count_on_labelled(self, report: DynamicReport, cascade: Cascade, router: _Routing | None) -> None:
+    def _count_on_labelled(
+        self, report: DynamicReport, labelled: _Labelled, cascade: Cascade, router: _Routing | None
+    ) -> None:
         """The same on labelled images, for which nothing was fitted."""
-        assert self.run.labelled is not None
-        pixels, labels = self.run.labelled
-        pixels = self.run.domain.from_rgb(pixels)
-        answers = self._ask(pixels)
-        labels = labels[: len(answers.original)]
-        right = np.stack([each.argmax(1) == labels for each in answers.levels])
-        report.accuracy = 100 * float((answers.original.argmax(1) == labels).mean())
+        report.accuracy = labelled.accuracy
         report.levels = [replace(level, accuracy=share) for level, (_, share) in
-                         zip(report.levels, single(self.prices.costs, right), strict=True)]  # fmt: skip
+                         zip(report.levels, single(self.prices.costs, labelled.right), strict=True)]  # fmt: skip
         report.labelled = (
-            router.outcome(pixels, answers, right)
+            router.outcome(router.numbers(labelled.pixels), labelled.right, router.leaning)
             if router
-            else outcome_of_cascade(answers, right, cascade, self.prices)
+            else outcome_of_cascade(labelled.answers, labelled.right, cascade, self.prices)
         )
 
-    def _curve(self, report: DynamicReport) -> bytes:
-        """Cost of a mean image against agreement on held-out images."""
-        costs, held = self.prices.costs, self.held_out
-        found = {
-            "levels, by lot between them": single(costs, held.right),
-            "cascade": by_cascade(self.fitting, held, costs, held.right),
-            f"chosen ({report.decision})": [(report.synthetic.cost, report.synthetic.right)],
-        }
-        title = f"{self.run.report.model}: percent at the float model's class over {report.unit} of a mean image"
-        return curves({"held-out synthetic images": found}, title)
+    def _curve(self, report: DynamicReport, labelled: _Labelled | None) -> bytes:
+        """Cost of a mean image against images answered rightly."""
+        costs = self.prices.costs
+        panels = {"held-out synthetic images: percent at the float model's class":
+                  _lines(report, single(costs, self.held_out.right), "synthetic")}  # fmt: skip
+        if labelled is not None:
+            title = f"labelled images: percent right (float model {labelled.accuracy:.2f})"
+            panels[title] = _lines(report, single(costs, labelled.right), "labelled")
+        return curves(panels, f"{self.run.report.model}, over {report.unit} of a mean image")
+
+
+def _lines(report: DynamicReport, levels: list[tuple[float, float]], of: str) -> dict[str, list[tuple[float, float]]]:
+    def places(points: list[Point]) -> list[tuple[float, float]]:
+        outcomes = [getattr(point, of) for point in points]
+        return sorted((outcome.cost, outcome.right) for outcome in outcomes)
+
+    chosen: Outcome = getattr(report, of)
+    by_router = places([point for point in report.points if point.leaning])
+    return {
+        "levels, by lot between them": sorted(levels),
+        "cascade": places([point for point in report.points if point.asked]),
+        **({"router": by_router} if by_router else {}),
+        f"chosen: {report.decision}": [(chosen.cost, chosen.right)],
+    }
+
+
+@dataclass(frozen=True)
+class _Labelled:
+    """pixels: as the model orders channels. right: [L, N]. accuracy: of the float model, in percent."""
+
+    pixels: np.ndarray
+    answers: Answers
+    right: np.ndarray
+    accuracy: float
 
 
 class _Routing:
     """A router that costs what the cascade does."""
 
     def __init__(self, building: _Building, goal: float) -> None:
-        from onnxdfq.dynamic.router import leaning, train  # torch
+        from onnxdfq.dynamic.router import train  # torch
 
         run, self._building = building.run, building
         images = run.domain.to_model(building.pixels, replace(run.into, layout="NCHW"))[
@@ -271,15 +328,25 @@ class _Routing:
         (time,) = paired_milliseconds([self._session], building._feeds(), run.options.seed)
         bitops = bit_operations(self.model, run.into.shapes(1), None)
         self.cost = (bitops, time / run.whole(1))
-        own = self.cost[1] if prices.by_time else self.cost[0]
-        self.leaning = leaning(trained.numbers, prices.costs, goal - own)
+        self._learned_from = trained.numbers
+        self.leaning = self.leaning_for(goal)
 
-    def outcome(self, pixels: np.ndarray, answers: Answers, right: np.ndarray | None = None) -> Outcome:
-        """On images with ``answers``."""
+    def leaning_for(self, cost: float) -> np.ndarray:
+        """That with which a mean image costs ``cost``, the router included."""
+        from onnxdfq.dynamic.router import leaning
+
+        prices = self._building.prices
+        own = self.cost[1] if prices.by_time else self.cost[0]
+        return leaning(self._learned_from, prices.costs, cost - own)
+
+    def numbers(self, pixels: np.ndarray) -> np.ndarray:
+        """[N, L] that it says."""
         batches = self._building.run.batches(pixels)
-        numbers = np.concatenate([next(iter(outputs.values())) for outputs in self._session.stream(batches)])
-        level = (numbers + self.leaning).argmax(1)
-        return outcome_of_router(level, answers.right if right is None else right, self.cost, self._building.prices)
+        return np.concatenate([next(iter(outputs.values())) for outputs in self._session.stream(batches)])
+
+    def outcome(self, numbers: np.ndarray, right: np.ndarray, leaning: np.ndarray) -> Outcome:
+        """right: [L, N] whether a level answers an image rightly."""
+        return outcome_of_router((numbers + leaning).argmax(1), right, self.cost, self._building.prices)
 
 
 def _in_float(run: Run, level: Level) -> onnx.ModelProto:

@@ -1,11 +1,14 @@
-"""What can be had for what cost: single levels, images sent to levels by lot, and by a cascade.
+"""What can be had for what cost: single levels, images sent to levels by lot, by a cascade, and by a router.
 
-worth of a mean image
-  ^            .--- level 2        lot: the best that a coin between two levels reaches, on the line between them
-  |     cascade'  .-'
-  |   .'  .- lot -'
-  |  level 0
-  +----------------------> cost of a mean image
+    images answered rightly
+      ^            .--- level 2        lot: the best that a coin between two levels reaches, on the line between them
+      |     cascade'  .-'
+      |   .'  .- lot -'
+      |  level 0
+      +----------------------> cost of a mean image
+
+Everything is fitted on synthetic images, for costs from that of the cheapest level to that of the dearest; what comes
+of it on others is shown, which is not what was wanted where these are easier or harder.
 """
 
 from __future__ import annotations
@@ -15,19 +18,19 @@ from collections.abc import Sequence
 import numpy as np
 
 from onnxdfq.dynamic.answers import Answers
-from onnxdfq.dynamic.cascade import Wanted, fit
+from onnxdfq.dynamic.cascade import Cascade, Wanted, fit
 
-POINTS = 16
-
-
-def single(costs: Sequence[float], worth: np.ndarray) -> list[tuple[float, float]]:
-    """(cost, percent) of each level alone. worth: [L, N] whether a level answers an image rightly."""
-    return [(float(cost), 100 * float(each.mean())) for cost, each in zip(costs, worth, strict=True)]
+POINTS = 12
 
 
-def by_lot(costs: Sequence[float], worth: np.ndarray, cost: float) -> float:
+def single(costs: Sequence[float], right: np.ndarray) -> list[tuple[float, float]]:
+    """(cost, percent) of each level alone. right: [L, N] whether a level answers an image rightly."""
+    return [(float(cost), 100 * float(each.mean())) for cost, each in zip(costs, right, strict=True)]
+
+
+def by_lot(costs: Sequence[float], right: np.ndarray, cost: float) -> float:
     """Percent of the best mixture of levels, drawn without looking at images, that costs ``cost`` or less."""
-    points = single(costs, worth)
+    points = single(costs, right)
     found = [share for price, share in points if price <= cost]
     for low, first in points:
         for high, second in points:
@@ -36,16 +39,11 @@ def by_lot(costs: Sequence[float], worth: np.ndarray, cost: float) -> float:
     return max(found, default=0.0)
 
 
-def by_cascade(
-    fitted_on: Answers, shown: Answers, costs: Sequence[float], worth: np.ndarray
-) -> list[tuple[float, float]]:
-    """(cost, percent) of cascades from the cheapest to the dearest: thresholds fitted on some images, and what they
-    come to on others, for which ``worth`` is."""
-    found = []
-    for cost in np.linspace(min(costs), costs[-1], POINTS):
-        cascade = fit(fitted_on, costs, Wanted(cost=float(cost)))
-        level = cascade.taken(shown.margins)
-        found.append(
-            (float(cascade.paid(costs, level).mean()), 100 * float(worth[level, np.arange(len(level))].mean()))
-        )
-    return sorted(set(found))
+def prices_between(costs: Sequence[float]) -> list[float]:
+    """POINTS costs from the cheapest level's to the dearest one's."""
+    return [float(each) for each in np.linspace(min(costs), max(costs), POINTS)]
+
+
+def cascades(fitting: Answers, costs: Sequence[float]) -> list[Cascade]:
+    """One for each of ``prices_between``, without those that are the same."""
+    return list(dict.fromkeys(fit(fitting, costs, Wanted(cost=cost)) for cost in prices_between(costs)))

@@ -27,12 +27,24 @@ class LevelReport:
     quantized: dict[str, Any] | None = None
 
 
+@dataclass(frozen=True)
+class Point:
+    """One way to trade cost for right answers, fitted on synthetic images: outcome on held-out ones, and on labelled
+    ones where there are any. asked, thresholds: of a cascade, see Cascade; leaning: of a router."""
+
+    synthetic: Outcome
+    labelled: Outcome | None
+    asked: tuple[int, ...] = ()
+    thresholds: tuple[float, ...] = ()
+    leaning: tuple[float, ...] = ()
+
+
 @dataclass
 class DynamicReport:
     """prepared: the report of what all levels share, images and input. unit: of costs that were traded, "BitOPs" or
-    "ms". decision: "cascade" or "router", and why. asked, thresholds: of the cascade, see Cascade. synthetic: outcome on
-    held-out images; labelled: on images with labels, for which nothing was fitted. other: outcome of the way that was
-    not chosen, on held-out images."""
+    "ms". decision: "cascade" or "router", and why. asked, thresholds: of the cascade, see Cascade. synthetic: outcome
+    on held-out images; labelled: on images with labels, for which nothing was fitted. other: outcome of the way that
+    was not chosen, on held-out images. points: other trades that the same levels offer."""
 
     prepared: Report
     target: str
@@ -44,6 +56,7 @@ class DynamicReport:
     thresholds: tuple[float, ...]
     synthetic: Outcome
     other: Outcome | None
+    points: list[Point]
     labelled: Outcome | None = None
     accuracy: float | None = None
     notices: list[str] = field(default_factory=list)

@@ -32,8 +32,8 @@ from onnxdfq.tune.student import Student
 
 RATES = Rates(weights=7e-4, scales=1e-3, biases=1e-3)
 WARMUP = 0.1  # of the steps
-TEMPERATURE = 4.0
-BLOCKS = 3.0  # weight of what blocks give
+TEMPERATURE = 20.0
+BLOCKS = 1.5  # weight of what blocks give
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import pytest
 from onnxdfq.dynamic.answers import Answers
 from onnxdfq.dynamic.cascade import NEVER, Cascade, Wanted, fit
 from onnxdfq.dynamic.confidence import margins
-from onnxdfq.dynamic.frontier import by_cascade, by_lot, single
+from onnxdfq.dynamic.frontier import by_lot, cascades, single
 
 MARGINS = np.array([[0.9, 0.2, 0.5, 0.1], [0.9, 0.8, 0.3, 0.2], [0.9, 0.9, 0.9, 0.9]], np.float32)
 
@@ -87,8 +87,9 @@ def test_a_level_that_is_dear_for_what_it_adds_is_not_asked() -> None:
 def test_a_cascade_beats_the_lot() -> None:
     """That is what looking at images is for."""
     found = answers()
-    curve = by_cascade(found.part(slice(0, 200)), found.part(slice(200, None)), COSTS, found.right[:, 200:])
-    gains = [right - by_lot(COSTS, found.right[:, 200:], cost) for cost, right in curve if 20 < cost < 45]
+    fitting, shown = found.part(slice(0, 200)), found.part(slice(200, None))
+    curve = [of(shown, cascade) for cascade in cascades(fitting, COSTS)]
+    gains = [right - by_lot(COSTS, shown.right, cost) for right, cost in curve if 20 < cost < 45]
     assert gains
     assert min(gains) > 0
 
