@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-Tuning = Literal["", "blocks", "gdfq", "qimera", "adadfq"]
+Tuning = Literal["", "accurate", "gdfq", "qimera", "adadfq"]
 PUBLISHED = ("gdfq", "qimera", "adadfq")  # that train a generator and the quantized graph in turn
 PER_EPOCH = 200  # iterations, of the published schedules
 
@@ -13,8 +13,8 @@ PER_EPOCH = 200  # iterations, of the published schedules
 @dataclass(frozen=True)
 class Recipe:
     """source: of the images, see ``onnxdfq.images.sources``; with "procedural" torch is not imported. tuning: how the
-    quantized graph learns, empty where it does not. iterations: of it, unless the user says otherwise: of each block
-    for "blocks", else of the generator and the graph. deciding: bits are chosen for each image, between levels."""
+    quantized graph learns, empty where it does not. iterations: of it, unless the user says otherwise. deciding: bits
+    are chosen for each image, between levels."""
 
     name: str
     about: str
@@ -29,8 +29,7 @@ RECIPES = {
     for recipe in (
         Recipe("fast", "procedural images, no gradients, no torch: seconds", "procedural"),
         Recipe("balanced", "images inverted from the model itself: a minute or two", "inversion"),
-        Recipe("accurate", "blocks reconstructed on more such images, then the whole: minutes", "inversion",
-               "blocks", 400),
+        Recipe("accurate", "the quantized graph learns from more such images: minutes", "inversion", "accurate", 600),
         Recipe("qimera", "as published: a generator of images between classes, and the graph, in turn: hours",
                "inversion", "qimera", 2000),
         Recipe("adadfq", "as published: a generator that plays against the graph: hours", "inversion", "adadfq", 2000),

@@ -21,8 +21,10 @@ def curves(panels: Mapping[str, Mapping[str, Curve]], title: str) -> bytes:
     picture = Image.new("RGB", (LEFT + WIDTH + 2 * MARGIN, 2 * MARGIN + LINE + max(len(panels), 1) * high), PAPER)
     draw, font = ImageDraw.Draw(picture), ImageFont.load_default(12)
     draw.text((MARGIN, MARGIN), title if panels else f"{title}: nothing was written yet", INK, font)
-    for number, found in enumerate(panels.values()):
-        _panel(draw, font, (LEFT, MARGIN + 2 * LINE + number * high), found)
+    for number, (about, found) in enumerate(panels.items()):
+        top = MARGIN + 2 * LINE + number * high
+        _panel(draw, font, (LEFT, top), found)
+        draw.text((LEFT + WIDTH // 2, top + LINE + HEIGHT + 2), about, SOFT_INK, font, anchor="ma")
     file = io.BytesIO()
     picture.save(file, "PNG")
     return file.getvalue()

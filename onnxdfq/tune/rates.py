@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
-
 from onnxdfq.tune.student import Student
 
 
@@ -21,20 +19,13 @@ class Rates:
     biases: float
 
 
-def parameters_of(student: Student, rates: Rates, part: nn.Module | None = None) -> list[dict[str, Any]]:
-    """Groups for an optimizer: of all that learns, or of what ``part`` of the graph holds."""
-    held = None if part is None else {id(each) for each in [*part.modules(), *part.parameters()]}
-
-    def within(each: object) -> bool:
-        return held is None or id(each) in held
-
-    weights = [each for each in student.weights.values() if within(each)]
-    ranges = [each for each in student.ranges.values() if within(each)]
+def parameters_of(student: Student, rates: Rates) -> list[dict[str, Any]]:
+    """Groups for an optimizer: all that learns."""
+    weights, ranges = student.weights.values(), student.ranges.values()
     growths = {id(each.growth): each.growth for each in [*weights, *ranges]}  # some share theirs
     groups: list[dict[str, Any]] = [{"params": list(growths.values()), "lr": rates.scales}]
     groups += [{"params": [each.steps], "lr": rates.weights * (each.high - each.low)} for each in weights]
     for bias in student.biases.values():
-        if within(bias):
-            size = float(bias.detach().square().mean().sqrt()) + 1e-6
-            groups.append({"params": [bias], "lr": rates.biases * size})
+        size = float(bias.detach().square().mean().sqrt()) + 1e-6
+        groups.append({"params": [bias], "lr": rates.biases * size})
     return groups

@@ -66,12 +66,6 @@ class Student:
         held = gm.meta["initializers"]
         self.biases = {name: gm.get_parameter(held[name]) for name in sorted(biases) if name in held}
 
-    def coarse(self, part: nn.Module) -> bool:
-        """Whether a quantizer that ``part`` of the graph holds has fewer than 8 bits: others have little to learn."""
-        modules = set(part.modules())
-        quantizers: dict[str, nn.Module] = {**self.weights, **self.ranges}
-        return any(each in modules and self._plan.tensors[name].bits < 8 for name, each in quantizers.items())
-
     @contextmanager
     def learning(self, parameters: Sequence[nn.Parameter], dropped: float = 0.0) -> Iterator[None]:
         """While in it, these parameters have gradients, and ``dropped`` is the share of what ranges let pass."""

@@ -31,7 +31,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         metavar="SHARE",
         help="with dynadfq, instead: what an image costs, of the last level",
     )
-    add("--iterations", type=int, metavar="N", help="how long to learn: each block with accurate, else in all")
+    add("--iterations", type=int, metavar="N", help="how long to learn")
     add("--epochs", type=number, metavar="E", help="the same for published schedules, in 200 iterations")
     add("--placement", default="target", metavar="P", help="of Q/DQ: what the target gains by (target), or paper")
     add("--log", type=Path, metavar="FILE.jsonl", help="what happens while learning, line by line; a PNG beside it")

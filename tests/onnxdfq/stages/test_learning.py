@@ -67,7 +67,7 @@ def test_a_file_is_written_and_the_report_says_what_was_learned(small: Path) -> 
     assert json.loads(metadata[ACTIVATIONS_KEY]) == {"act_bits": 4, "all_layers": False}
     assert "image" in json.loads(metadata[RANGES_KEY])
     entry = done.report.targets["ort-cpu"]
-    assert "blocks reconstructed in 3 steps each" in entry.learning
+    assert "blocks and the whole learned for 3 iterations" in entry.learning
     assert "on 16 images" in entry.learning
     assert "dropped" not in entry.learning
     assert (entry.bits["second"], entry.bits["first"]) == (4, 8)
@@ -237,7 +237,7 @@ def test_the_papers_say_nothing_of_a_model_without_relu(small: Path, fails: Call
 def test_seconds_are_shared_by_images_and_learning(small: Path) -> None:
     done = quantized(small, iterations=None, time_budget=1.0, source="inversion")
     learning = done.report.targets["ort-cpu"].learning
-    assert "blocks reconstructed in" in learning
+    assert "blocks and the whole learned for" in learning
 
 
 # -- the cheapest

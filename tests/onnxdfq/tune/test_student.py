@@ -143,11 +143,3 @@ def test_gradients_come_and_go() -> None:
         assert sum(each.requires_grad for each in student.module.parameters()) == 3
     assert not any(each.requires_grad or each.grad is not None for each in student.module.parameters())
     assert all(each.dropped == 0 for each in student.ranges.values())
-
-
-def test_coarse_is_what_holds_a_quantizer_of_few_bits() -> None:
-    eight, four = residual(bits=8, act_bits=8).student(), residual(bits=8, act_bits=4).student()
-    assert not eight.coarse(eight.module)
-    assert four.coarse(four.module)
-    assert four.coarse(four.ranges["d"])
-    assert not four.coarse(four.weights["w2"])
