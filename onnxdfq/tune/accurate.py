@@ -1,9 +1,9 @@
 """Recipe "accurate": the quantized graph learns from images that were made before, until it answers as the model does.
 
 Weights, scales, ranges and biases learn together, see distill.py, on images that are moved, flipped, enlarged and
-mixed by chance. Rounding is learned straight-through. The start is what layer-by-layer rounding gave, near a minimum, at which
-many weights stand close to the border of two codes: they are put back into their cells first, and steps begin small, or
-the first ones would send thousands of them across. Held-out images of several kinds choose what is kept.
+mixed by chance. Rounding is learned straight-through. The start is what layer-by-layer rounding gave, near a minimum,
+at which many weights stand close to the border of two codes: they are put back into their cells first, and steps begin
+small, or the first ones would send thousands of them across. Held-out images of several kinds choose what is kept.
 """
 
 from __future__ import annotations
@@ -149,12 +149,10 @@ class _Accurate:
         share *= (1 + math.cos(math.pi * self.done / self.iterations)) / 2
         for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
             group["lr"] = rate * share
-        self.student.module.train()
         with self.student.learning(self.learned):
             loss = self.distillation.gradients(shown)
             average_gradients(self.learned, self.ranks)
             self.optimizer.step()
-        self.student.module.eval()
         return loss
 
     def _agreement(self) -> Agreement:

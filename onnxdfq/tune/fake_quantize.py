@@ -18,30 +18,25 @@ INSIDE = 0.3  # of a code's width to each side of it, half of which is the borde
 
 
 class FakeQuantize(torch.autograd.Function):
-    """y of x and of a scale that broadcasts against it. passed: None, or what broadcasts against x, 1 where x passes as
-    it is and 0 where it is quantized."""
+    """y of x and of a scale that broadcasts against it."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, scale: Tensor, low: float, high: float, passed: Tensor | None = None) -> Tensor:
+    def forward(ctx: Any, x: Tensor, scale: Tensor, low: float, high: float) -> Tensor:
         steps = x / scale
         codes = steps.round().clamp_(low, high)
-        ctx.save_for_backward(steps, codes, scale, passed)
-        y = codes * scale
-        return y if passed is None else torch.lerp(y, x, passed)
+        ctx.save_for_backward(steps, codes, scale)
+        return codes * scale
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
-        steps, codes, scale, passed = ctx.saved_tensors
-        whole = gradients[0]
-        rounded = whole if passed is None else whole * (1 - passed)
-        to_x = rounded * (steps.round() == codes)
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        steps, codes, scale = ctx.saved_tensors
+        to_y = gradients[0]
+        to_x = to_y * (steps.round() == codes)
         if scale.numel() == 1:
-            to_scale = torch.dot(rounded.flatten(), codes.flatten()) - torch.dot(to_x.flatten(), steps.flatten())
+            to_scale = torch.dot(to_y.flatten(), codes.flatten()) - torch.dot(to_x.flatten(), steps.flatten())
         else:
-            to_scale = (rounded * codes).sub_(to_x * steps).sum_to_size(scale.shape)
-        if passed is not None:
-            to_x.add_(whole).sub_(rounded)
-        return to_x, to_scale.reshape(scale.shape), None, None, None
+            to_scale = (to_y * codes).sub_(to_x * steps).sum_to_size(scale.shape)
+        return to_x, to_scale.reshape(scale.shape), None, None
 
 
 class LearnedRange(nn.Module):
@@ -57,7 +52,6 @@ class LearnedRange(nn.Module):
         self.register_buffer("begin", torch.tensor(scale))
         self.low, self.high = low, high
         self.growth = nn.Parameter(torch.zeros(()))
-        self.dropped = 0.0  # share of numbers that pass unquantized while training (QDrop, Wei et al., ICLR 2022)
 
     @property
     def scale(self) -> Tensor:
@@ -69,11 +63,7 @@ class LearnedRange(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = x.float()  # under autocast half precision would round to the wrong side
-        passed = None
-        if self.dropped and self.training:
-            shape = [length if axis < 2 else 1 for axis, length in enumerate(x.shape)]
-            passed = torch.bernoulli(x.new_full(shape, self.dropped))
-        y: Tensor = FakeQuantize.apply(x, self.scale, self.low, self.high, passed)
+        y: Tensor = FakeQuantize.apply(x, self.scale, self.low, self.high)
         return y
 
 

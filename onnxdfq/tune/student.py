@@ -67,17 +67,13 @@ class Student:
         self.biases = {name: gm.get_parameter(held[name]) for name in sorted(biases) if name in held}
 
     @contextmanager
-    def learning(self, parameters: Sequence[nn.Parameter], dropped: float = 0.0) -> Iterator[None]:
-        """While in it, these parameters have gradients, and ``dropped`` is the share of what ranges let pass."""
+    def learning(self, parameters: Sequence[nn.Parameter]) -> Iterator[None]:
+        """While in it, these parameters have gradients."""
         for parameter in parameters:
             parameter.requires_grad_(True)
-        for each in self.ranges.values():
-            each.dropped = dropped
         yield
         for parameter in parameters:
             parameter.requires_grad_(False).grad = None
-        for each in self.ranges.values():
-            each.dropped = 0.0
 
     def _fuse(self, gm: fx.GraphModule, node: fx.Node, source: fx.Node) -> None:
         """Put a module in the place of ``node``, a DequantizeLinear whose QuantizeLinear reads ``source``."""
