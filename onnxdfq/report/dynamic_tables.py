@@ -49,9 +49,28 @@ def show_dynamic(report: DynamicReport, folder: Path, console: Console) -> None:
         ]
         table.add_row(*row, *([f"{level.accuracy:.2f}"] if level.accuracy is not None else []))
     console.print(table)
+    console.print(_trades(report))
     _show("held-out synthetic images", "at the model's class", report.synthetic, report, console)
     if report.labelled is not None:
         _show("labelled images", f"right (float model {report.accuracy:.2f} %)", report.labelled, report, console)
+
+
+def _trades(report: DynamicReport) -> Table:
+    """What the same levels offer for other costs, and how far thresholds fitted on synthetic images carry."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    labelled = report.labelled is not None
+    headings = [f"{report.unit}, synthetic", "agreement", "by lot"]
+    headings += [f"{report.unit}, labelled", "top-1", "by lot"] if labelled else []
+    table.add_column("decided by")
+    for heading in headings:
+        table.add_column(heading, justify="right")
+    for point in report.points:
+        names = [report.levels[number].name for number in point.asked]
+        who = f"cascade {' > '.join(names)}" if point.asked else "router"
+        outcomes = [point.synthetic, *([point.labelled] if point.labelled else [])]
+        shown = [(f"{each.cost:.3g}", f"{each.right:.2f}", f"{each.by_lot:.2f}") for each in outcomes]
+        table.add_row(who, *(cell for row in shown for cell in row))
+    return table
 
 
 def show_answers(done: Summary, console: Console) -> None:

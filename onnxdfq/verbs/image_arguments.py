@@ -19,7 +19,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="A",
-        help="hard=0.3, boundary=0.3, cutoff=0.25, crops, swing, unlabelled",
+        help="hard=0.3, boundary=0.3, difficult=0.5, dot, cutoff=0.25, crops, swing, unlabelled",
     )
     add("--effort", type=int, metavar="1..5", help="steps that images take (default 2)")
     add("--time-budget", type=seconds, metavar="120s", help="instead: as many steps as fit into this time")
