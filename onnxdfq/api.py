@@ -17,6 +17,7 @@ from onnxdfq.config import Compensation, Options, PlacedBy, Rounding, bits_in_na
 from onnxdfq.console import Progress, peak_megabytes
 from onnxdfq.engine.ort import Device
 from onnxdfq.errors import OnnxdfqError
+from onnxdfq.gate import Gate
 from onnxdfq.images.aims import read_aims
 from onnxdfq.images.contact_sheet import contact_sheet
 from onnxdfq.images.files import write_images
@@ -28,6 +29,7 @@ from onnxdfq.pipeline import BEFORE_IMAGES, quantize_model
 from onnxdfq.plan_file import read_plan
 from onnxdfq.recipes import AUTO, CHEAPEST_FIRST
 from onnxdfq.report.report import Report
+from onnxdfq.rollback import quantize_with_rollback
 from onnxdfq.run import Run
 from onnxdfq.stages.synthesis import judge, make
 from passes.weight_scales import Scales
@@ -96,6 +98,8 @@ def quantize(
     log: str | Path | None = None,
     checkpoints: str | Path | None = None,
     min_agreement: float | None = None,
+    max_drop: float | None = None,
+    rollback: bool = False,
     ranks: Ranks = ALONE,
     progress: Progress | None = None,
 ) -> Quantized | None:
@@ -124,6 +128,8 @@ def quantize(
     placement: of quantizers, "target" or "paper", as published. iterations, or epochs of 200: of recipes that learn.
         log: a file for what happens meanwhile, JSON lines, with a PNG beside it. checkpoints: a folder from which a run
         that was killed goes on.
+    min_agreement, max_drop: what is demanded of held-out images in percent, and of top-1 on labelled ones in points;
+        what does not hold is in ``report.gate``. rollback: put the fewest layers back to float until it does.
     aims: of inverted images, see ``onnxdfq.images.aims.Aims``: "boundary=0.3", "swing".
     evaluate: labelled images for the report's accuracy; they calibrate nothing.
     device: for gradients and verification. seed: same seed, model and options, same bytes.
@@ -168,8 +174,10 @@ def quantize(
         checkpoints=Path(checkpoints) if checkpoints is not None else None,
         **_about_images(images, aims, cache, mean, std, input_shape),
     )
-    if min_agreement is not None and recipe != AUTO:
-        raise OnnxdfqError("--min-agreement is what --recipe auto chooses by", "give both, or neither")
+    gate = Gate(min_agreement, max_drop)
+    if rollback and (not gate or recipe == AUTO):
+        hint = "give --max-drop or --min-agreement, and a recipe"
+        raise OnnxdfqError("--rollback needs to know what for, and one recipe to do it with", hint)
     if options.way.deciding:
         raise OnnxdfqError(f"recipe {recipe} makes several models", "call onnxdfq.quantize_dynamic")
     original = read_model(path)
@@ -185,15 +193,16 @@ def quantize(
         described = asdict(replace(options, plan=None)) | {"plan": str(plan) if plan else None}
         described = {name: str(value) if isinstance(value, Path) else value for name, value in described.items()}
         report = Report(str(path), path.stat().st_size, described)
+        if rollback:
+            return quantize_with_rollback(Run(options, progress or Progress(), original, report, ranks), gate.held_out)
         return quantize_model(original, options, report, progress or Progress(), ranks)
 
-    if recipe == AUTO:
-        run = cheapest(run_with, options, MIN_AGREEMENT if min_agreement is None else min_agreement)
-    else:
-        run = run_with(options)
+    least = gate.held_out if gate else MIN_AGREEMENT
+    run = cheapest(run_with, options, least) if recipe == AUTO else run_with(options)
     if ranks.rank:
         return None
     report = run.report
+    report.gate = gate.missed(report) if gate else ""
     for name, file in files.items():
         write_model(run.results[name], file)
         report.targets[name].file = str(file)

@@ -1,7 +1,7 @@
 """The command line: arguments in, exit code out.
 
-0 done, 1 a mistake that the message says how to mend, 2 a mistake of ours, 3 `check` found errors, 130 stopped by the
-user.
+0 done, 1 a mistake that the message says how to mend, 2 a mistake of ours, 3 `check` found errors, 4 `quantize` wrote a
+model that misses what was demanded of it, 130 stopped by the user.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from pathlib import Path
 from types import ModuleType
 
 from onnxdfq.errors import OnnxdfqError
-from onnxdfq.verbs import check, explain, inspect, quantize, retarget, run, synth, targets
+from onnxdfq.verbs import check, compare, explain, inspect, quantize, retarget, run, synth, targets
 from passes.errors import PassError
 
 VERBS: Mapping[str, ModuleType] = {
-    "quantize": quantize, "inspect": inspect, "check": check, "explain": explain, "retarget": retarget,
-    "synth": synth, "run": run, "targets": targets,
+    "quantize": quantize, "inspect": inspect, "check": check, "compare": compare, "explain": explain,
+    "retarget": retarget, "synth": synth, "run": run, "targets": targets,
 }  # fmt: skip
 USER_ERROR, INTERNAL_ERROR, INTERRUPTED = 1, 2, 130
 NO_MEMORY = re.compile("out of memory|allocate memory", re.IGNORECASE)  # in errors of torch and of ONNX Runtime

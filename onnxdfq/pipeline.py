@@ -57,8 +57,6 @@ def quantize_model(
     run = Run(options, progress, original, report, ranks)
     prepare(run, WITH_IMAGES)
     quantize_prepared(run)
-    report.stages = {name: round(seconds, 3) for name, seconds in progress.seconds.items()}
-    report.peak_mb = round(peak_megabytes(), 1)
     return run
 
 
@@ -76,3 +74,5 @@ def quantize_prepared(run: Run, about: str = "") -> None:
         for name, step in TARGET_STAGES:
             with run.progress.stage(f"{name} ({', '.join(filter(None, (about, target)))})"):
                 step(run, target)
+    run.report.stages = {name: round(seconds, 3) for name, seconds in run.progress.seconds.items()}
+    run.report.peak_mb = round(peak_megabytes(), 1)

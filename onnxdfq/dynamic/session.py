@@ -36,7 +36,7 @@ class DynamicSession:
     Raises OnnxdfqError for a folder that is no bundle, lacks a part or holds one that was altered.
     """
 
-    def __init__(self, bundle: str | Path, device: Device = "cpu") -> None:
+    def __init__(self, bundle: str | Path, device: Device = "auto") -> None:
         folder = Path(bundle)
         self.manifest = read_manifest(folder)
         self._levels = [Session(onnx.load(folder / level.file), device) for level in self.manifest.levels]

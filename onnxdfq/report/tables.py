@@ -32,6 +32,8 @@ def show_report(report: Report, console: Console) -> None:
         facts.add_row("equalization", report.equalization)
     for notice in report.notices:
         facts.add_row("notice", notice)
+    if report.rolled_back:
+        facts.add_row("rolled back", ", ".join(report.rolled_back))
     slowest = sorted(report.stages.items(), key=lambda item: -item[1])[:4]
     times = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in slowest)
     facts.add_row("time", f"{sum(report.stages.values()):.1f} s ({times}), peak memory {report.peak_mb:.0f} MB")
@@ -180,7 +182,7 @@ def _shrunk(report: Report, target: TargetReport) -> str:
 
 def _agreement(target: TargetReport) -> str:
     found = target.agreement
-    return "no classifier" if found.top1 is None else f"{found.top1:.1f} %, KL {found.kl:.2g}"
+    return "no classifier" if found.top1 is None else f"{found.top1:.1f} +- {found.error:.1f} %, KL {found.kl:.2g}"
 
 
 def _sqnr(target: TargetReport) -> str:

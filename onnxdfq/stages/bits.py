@@ -36,20 +36,21 @@ def _within_budget(run: Run, target: str) -> Bits:
     elements = {site.layer: tensors[name].values.size for name, site in placement.weights.items()}
     possible = possible_bits(run.graph, placement, wants, all_layers=options.all_layers, chosen=run.overrides.bits)
     free = tuple(layer for layer, widths in possible.items() if len(widths) > 1)
-    damages = _damages(run, free, sorted({bits for layer in free for bits in possible[layer]}))
+    found = damages(run, free, sorted({bits for layer in free for bits in possible[layer]}))
     try:
         if options.size_budget is not None:
             containers = [] if options.compat else [bits for bits, _ in wants.packed_from]
-            by_layer = bits_within_size(elements, possible, damages, options.size_budget, containers)
+            by_layer = bits_within_size(elements, possible, found, options.size_budget, containers)
         else:
-            by_layer = bits_within_average(elements, possible, damages, options.avg_bits or 8)
+            by_layer = bits_within_average(elements, possible, found, options.avg_bits or 8)
     except ValueError as error:
         raise OnnxdfqError(f"{target}: {error}", "give more, or choose another target") from None
     by_weights = {name: by_layer[site.layer] for name, site in placement.weights.items()}
-    return Bits(by_weights, None, damages, free)
+    return Bits(by_weights, None, found, free)
 
 
-def _damages(run: Run, layers: tuple[str, ...], widths: list[int]) -> dict[str, dict[int, float]]:
+def damages(run: Run, layers: tuple[str, ...], widths: list[int]) -> dict[str, dict[int, float]]:
+    """What so many bits for the weights of one layer alone do to the answers, by layer and bits."""
     nodes = {node.name: node for node in run.graph.nodes if node.name in layers}
     batches = run.batches(run.calibration[: run.whole(run.affordable(8 * PROBED_IMAGES) // 8)])
     return sensitivities(run.model, layers, batches, widths, partial(_rounded, nodes), run.progress.step)

@@ -17,6 +17,7 @@ DEFAULT_TARGET = "ort-cpu"  # the others have no kernels that are dearer with mo
 OF_ONE_MODEL = {
     "act_bits": 8, "size_budget": None, "compensation": None, "plan": None, "plan_out": None, "float_type": "float32",
     "equalize": False, "epochs": None, "log": None, "checkpoints": None, "placement": "target",
+    "max_drop": None, "rollback": False,
 }  # fmt: skip
 
 
@@ -29,7 +30,7 @@ def refuse_levels(parsed: argparse.Namespace) -> None:
         raise OnnxdfqError("--mean-cost is what images may cost where their bits differ", f"give --recipe {RECIPE}")
 
 
-def run(parsed: argparse.Namespace) -> None:
+def run(parsed: argparse.Namespace) -> int:
     # Imports wait until here: --help has to be quick.
     from rich.console import Console
 
@@ -77,3 +78,4 @@ def run(parsed: argparse.Namespace) -> None:
         print(text)
     else:
         show_dynamic(done.report, folder, Console(width=None if sys.stdout.isatty() else WIDTH, highlight=False))
+    return 0

@@ -23,8 +23,10 @@ def add(parser: argparse.ArgumentParser) -> None:
         "--min-agreement",
         type=number,
         metavar="P",
-        help="with auto: take the cheapest that agrees in P %% (98); with dynadfq: so many images keep their class",
+        help="of held-out images that keep their class, else exit code 4; auto (98) and dynadfq choose by it",
     )
+    add("--max-drop", type=number, metavar="POINTS", help="of top-1 with --eval, else of agreement; else exit code 4")
+    add("--rollback", action="store_true", help="put the fewest layers back to float until that holds")
     add(
         "--mean-cost",
         type=number,
@@ -40,5 +42,15 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def given(parsed: argparse.Namespace) -> dict[str, Any]:
     """The arguments as ``onnxdfq.quantize`` names them."""
-    names = ("recipe", "min_agreement", "iterations", "epochs", "placement", "log", "checkpoints")
+    names = (
+        "recipe",
+        "min_agreement",
+        "max_drop",
+        "rollback",
+        "iterations",
+        "epochs",
+        "placement",
+        "log",
+        "checkpoints",
+    )
     return {name: getattr(parsed, name) for name in names}

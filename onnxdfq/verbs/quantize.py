@@ -11,6 +11,7 @@ from onnxdfq.errors import OnnxdfqError
 from onnxdfq.verbs import dynamic, image_arguments, learning_arguments
 from onnxdfq.verbs.argument_types import WIDTH, average_or_levels, bits_or_levels, bits_or_none, float_type, number
 
+GATE = 4  # exit code
 HELP = "make a quantized model from a float one, without data"
 EXAMPLE = "onnxdfq quantize model.onnx --target ort-cpu -o model.int8.onnx"
 
@@ -72,10 +73,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add("--json", action="store_true", help="print the report as JSON")
 
 
-def run(parsed: argparse.Namespace) -> None:
+def run(parsed: argparse.Namespace) -> int:
     if parsed.recipe == dynamic.RECIPE:
-        dynamic.run(parsed)
-        return
+        return dynamic.run(parsed)
     dynamic.refuse_levels(parsed)
     # Imports wait until here: --help has to be quick.
     from rich.console import Console
@@ -127,7 +127,7 @@ def run(parsed: argparse.Namespace) -> None:
             progress=shown,
         )
     if done is None:
-        return
+        return 0
     for target, file in plans.items():
         write_plan(done.report.targets[target].plan, file)
     text = json.dumps(done.report.to_json(), indent=1)
@@ -137,3 +137,7 @@ def run(parsed: argparse.Namespace) -> None:
         print(text)
     else:
         show_report(done.report, Console(width=None if sys.stdout.isatty() else WIDTH, highlight=False))
+    if done.report.gate:
+        print(f"onnxdfq: not good enough: {done.report.gate}", file=sys.stderr)
+        return GATE
+    return 0

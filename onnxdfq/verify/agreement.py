@@ -25,6 +25,19 @@ class Agreement:
         """One number to rank two quantizations of one model by, smaller is closer."""
         return self.kl if self.kl is not None else -float(np.mean(list(self.sqnr.values()) or [0.0]))
 
+    @property
+    def error(self) -> float:
+        """Standard error of ``top1`` in points, for so many images; an image of each kind is added, so that full
+        agreement on few images is not taken for certainty."""
+        share = ((self.top1 or 0.0) / 100 * self.images + 1) / (self.images + 2)
+        return 100 * float(np.sqrt(share * (1 - share) / (self.images + 2)))
+
+    def in_words(self) -> str:
+        """One line."""
+        if self.top1 is None:
+            return f"no classifier; compared on {self.images} images"
+        return f"{self.top1:.1f} % (+- {self.error:.1f}) of {self.images} images at the same class, KL {self.kl:.2g}"
+
 
 def agreement(original: Session, quantized: Session, batches: Iterable[Mapping[str, np.ndarray]]) -> Agreement:
     """Run both models on all batches and compare every floating point output."""

@@ -1,0 +1,71 @@
+"""The fewest layers put back to float until enough held-out images keep their class, for ``--rollback``.
+
+    layers by the damage that their bits do alone, the worst first:   d1 >= d2 >= ... >= dn
+    the least k with  agreement(d1 .. dk in float) >= wanted,  by halving 1..n
+
+A layer comes with what its runtime fuses to it: an override keeps the node in float, and the plan is decided anew
+around it. Agreement rarely falls with one layer more in float; where it does, halving finds a k that holds, if not the
+least.
+"""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from onnxdfq.errors import OnnxdfqError
+from onnxdfq.pipeline import WITH_IMAGES, prepare, quantize_prepared
+from onnxdfq.run import Run
+from onnxdfq.stages.bits import damages
+
+
+def quantize_with_rollback(run: Run, wanted: float) -> Run:
+    """``run`` goes through all stages, and through those after the images again with more and more layers in float. The
+    run that is returned has ``wanted`` percent of agreement, or as much as float layers give; its report lists them."""
+    if len(run.options.targets) > 1:
+        raise OnnxdfqError("--rollback is for one target", "run it once for each")
+    if run.options.plan is not None:
+        raise OnnxdfqError("--rollback decides again, --plan has decided", "leave one of them out")
+    (target,) = run.options.targets
+    prepare(run, WITH_IMAGES)
+    best = _made(run, ())
+    if _agreement(best, target) >= wanted:
+        best.report.rolled_back = []
+        return best
+    worst_first = _by_damage(best, target)
+    runs = {0: best}
+    low, high = 0, len(worst_first)  # too few, and enough as far as is known
+    while low + 1 < high:
+        middle = (low + high) // 2
+        runs[middle] = _made(run, worst_first[:middle])
+        low, high = (low, middle) if _agreement(runs[middle], target) >= wanted else (middle, high)
+    if high not in runs:
+        runs[high] = _made(run, worst_first)
+    found = runs[high]
+    tried = ", ".join(f"{_agreement(each, target):.1f} % with {count}" for count, each in sorted(runs.items()))
+    found.report.rolled_back = worst_first[:high]
+    found.report.notices.insert(0, f"{high} layers put back to float for {wanted:g} % of agreement: {tried}")
+    return found
+
+
+def _made(run: Run, floats: Sequence[str]) -> Run:
+    entries: list[Mapping[str, Any]] = [{"name": glob.escape(name), "float": True} for name in floats]
+    options = replace(run.options, overrides=(*run.options.overrides, *entries))
+    made = run.again(options, replace(run.report, notices=list(run.report.notices), targets={}))
+    quantize_prepared(made, f"{len(floats)} layers in float" if floats else "")
+    return made
+
+
+def _agreement(run: Run, target: str) -> float:
+    found = run.report.targets[target].agreement.top1
+    if found is None:
+        raise OnnxdfqError("the model is no classifier", "--rollback goes by the class that images keep")
+    return found
+
+
+def _by_damage(run: Run, target: str) -> list[str]:
+    bits = run.report.targets[target].bits
+    found = damages(run, tuple(bits), sorted(set(bits.values())))
+    return sorted(bits, key=lambda layer: -found[layer][bits[layer]])

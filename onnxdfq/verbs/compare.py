@@ -1,0 +1,59 @@
+"""onnxdfq compare: two models with the same interface, side by side."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from onnxdfq.verbs.argument_types import WIDTH, number, numbers, seed, shape
+
+HELP = "compare two models with the same interface: answers, tensors, latency"
+EXAMPLE = "onnxdfq compare model.onnx model.int8.onnx --eval labelled/"
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("first", type=Path, help="an ONNX file, often the float one")
+    add("second", type=Path, help="another, quantized by whomever")
+    add("--images", type=Path, metavar="DIR|NPZ", help="to compare on; by default the labelled ones, else drawn ones")
+    add("--eval", type=Path, metavar="DIR|NPZ", help="labelled images, for top-1 of both")
+    add("--domain", metavar="D", help="what the models are fed with: imagenet, unit, raw255, pm1, caffe; else inferred")
+    add("--mean", type=numbers, metavar="M,..", help="with --std: input = (pixel * scale - mean) / std")
+    add("--std", type=numbers, metavar="S,..")
+    add("--scale", type=number, default=1.0, help="1 (default) where mean and std are in pixels, else 0.00392157")
+    add("--bgr", action="store_true", help="the models take BGR (with --mean and --std)")
+    add("--input-shape", type=shape, metavar="1x3xHxW", help="where H and W are free")
+    add("--device", default="auto", metavar="auto|cpu|cuda", help="where both run")
+    add("--seed", type=seed, default=0, help="of drawn images (default 0)")
+    add("--json", action="store_true", help="print JSON")
+    add("--quiet", action="store_true", help="no progress")
+
+
+def run(parsed: argparse.Namespace) -> None:
+    # Imports wait until here: --help has to be quick.
+    from rich.console import Console
+
+    from onnxdfq.compare import compare
+    from onnxdfq.config import Options
+    from onnxdfq.console import progress_for
+    from onnxdfq.report.comparison import show_comparison
+
+    options = Options(
+        images=parsed.images,
+        evaluate=parsed.eval,
+        domain=parsed.domain,
+        mean=parsed.mean,
+        std=parsed.std,
+        scale=parsed.scale,
+        order="BGR" if parsed.bgr else "RGB",
+        input_shape=parsed.input_shape,
+        device=parsed.device,
+        seed=parsed.seed,
+    )
+    found = compare(parsed.first, parsed.second, options, progress_for(Console(stderr=True), parsed.quiet))
+    if parsed.json:
+        print(json.dumps(found.to_json(), indent=1))
+    else:
+        show_comparison(found, Console(width=None if sys.stdout.isatty() else WIDTH, highlight=False))
