@@ -28,6 +28,7 @@ from onnxdfq.overrides import read_overrides
 from onnxdfq.pipeline import BEFORE_IMAGES, quantize_model
 from onnxdfq.plan_file import read_plan
 from onnxdfq.recipes import AUTO, CHEAPEST_FIRST
+from onnxdfq.report.page import page as show
 from onnxdfq.report.report import Report
 from onnxdfq.rollback import quantize_with_rollback
 from onnxdfq.run import Run
@@ -36,6 +37,9 @@ from passes.weight_scales import Scales
 
 if TYPE_CHECKING:
     from onnxdfq.dynamic.build import Dynamic
+
+
+SHOWN = 32  # images on the page
 
 
 @dataclass(frozen=True)
@@ -100,6 +104,7 @@ def quantize(
     min_agreement: float | None = None,
     max_drop: float | None = None,
     rollback: bool = False,
+    page: str | Path | None = None,
     ranks: Ranks = ALONE,
     progress: Progress | None = None,
 ) -> Quantized | None:
@@ -130,6 +135,7 @@ def quantize(
         that was killed goes on.
     min_agreement, max_drop: what is demanded of held-out images in percent, and of top-1 on labelled ones in points;
         what does not hold is in ``report.gate``. rollback: put the fewest layers back to float until it does.
+    page: an HTML file that shows the report.
     aims: of inverted images, see ``onnxdfq.images.aims.Aims``: "boundary=0.3", "swing".
     evaluate: labelled images for the report's accuracy; they calibrate nothing.
     device: for gradients and verification. seed: same seed, model and options, same bytes.
@@ -172,6 +178,7 @@ def quantize(
         epochs=epochs,
         log=Path(log) if log is not None else None,
         checkpoints=Path(checkpoints) if checkpoints is not None else None,
+        details=page is not None,
         **_about_images(images, aims, cache, mean, std, input_shape),
     )
     gate = Gate(min_agreement, max_drop)
@@ -184,7 +191,7 @@ def quantize(
     files = dict(output) if isinstance(output, Mapping) else {}
     if isinstance(output, (str, Path)):
         files = output_files(path, bits_in_name(bits, size_budget, avg_bits), options.targets, Path(output))
-    for file in files.values():
+    for file in [*files.values(), *([Path(page)] if page is not None else [])]:
         check_writable(file, path)
     if options.log is not None:
         check_writable(options.log, path)
@@ -206,6 +213,9 @@ def quantize(
     for name, file in files.items():
         write_model(run.results[name], file)
         report.targets[name].file = str(file)
+    if page is not None:
+        some = run.domain.from_rgb(run.training[:SHOWN])  # that reverses colours, back as well
+        write_bytes(show(report, contact_sheet(some, None, report.images)).encode(), Path(page))
     return Quantized(run.results, report)
 
 

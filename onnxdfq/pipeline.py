@@ -11,6 +11,7 @@ from onnxdfq.console import Progress, peak_megabytes
 from onnxdfq.images.ranks import ALONE, Ranks
 from onnxdfq.report.report import Report
 from onnxdfq.run import Run
+from onnxdfq.stages.details import measure_details
 from onnxdfq.stages.images import find_domain, judge_images, make_images
 from onnxdfq.stages.learning import check_recipe, learn
 from onnxdfq.stages.prepare import canonicalize, equalize, find_input, find_layers, fold, simplify
@@ -43,6 +44,7 @@ TARGET_STAGES: Sequence[tuple[str, Callable[[Run, str], None]]] = (
     ("correct biases", correct_biases_of),
     ("freeze weights", freeze),
     ("verify", verify),
+    ("measure details", measure_details),
 )
 
 

@@ -1,4 +1,4 @@
-"""Two models side by side, for a terminal."""
+"""Two models side by side, for a terminal and as a page."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from onnxdfq.compare import Comparison
+from onnxdfq.report.html import bars, document, facts, paragraph, section, table
 from onnxdfq.report.tables import facts_table
 
 WORST = 5
@@ -14,39 +15,61 @@ WORST = 5
 
 def show_comparison(found: Comparison, console: Console) -> None:
     """What `onnxdfq compare` prints."""
-    facts = facts_table()
-    facts.add_row("images", found.images)
-    facts.add_row("assumed input", found.domain)
+    shown = facts_table()
+    shown.add_row("images", found.images)
+    shown.add_row("assumed input", found.domain)
     for notice in found.notices:
-        facts.add_row("notice", notice)
-    facts.add_row("agreement", found.agreement.in_words())
+        shown.add_row("notice", notice)
+    shown.add_row("agreement", found.agreement.in_words())
     for name, value in found.agreement.sqnr.items():
-        facts.add_row("SQNR", Text(f"{name} {value:.1f} dB"))
+        shown.add_row("SQNR", Text(f"{name} {value:.1f} dB"))
     if found.parted:
         each = found.parted
-        facts.add_row("they part at", Text(f"{each.tensor} ({each.op} {each.node}): {each.sqnr:.1f} dB"))
+        shown.add_row("they part at", Text(f"{each.tensor} ({each.op} {each.node}): {each.sqnr:.1f} dB"))
     elif found.tensors:
-        facts.add_row("they part", "nowhere below 20 dB")
+        shown.add_row("they part", "nowhere below 20 dB")
     else:
-        facts.add_row("tensors", "none has the same name in both")
-    console.print(facts)
-    table = Table(box=None, pad_edge=False, header_style="bold")
+        shown.add_row("tensors", "none has the same name in both")
+    console.print(shown)
+    sides = Table(box=None, pad_edge=False, header_style="bold")
     columns = ["model", "size", "ms", "runs on", *(["top-1"] if found.accuracies else [])]
     for heading in columns:
-        table.add_column(heading, justify="left" if heading in ("model", "runs on") else "right")
+        sides.add_column(heading, justify="left" if heading in ("model", "runs on") else "right")
     for number, file in enumerate((found.first, found.second)):
         cells = [file, f"{found.sizes[number] / 1e6:.2f} MB", f"{found.milliseconds[number]:.3g}"]
         cells += [found.providers[number]] + ([f"{found.accuracies[number]:.2f}"] if found.accuracies else [])
-        table.add_row(*map(Text, cells))
-    console.print(table)
+        sides.add_row(*map(Text, cells))
+    console.print(sides)
     if found.tensors:
         console.print(_worst(found))
 
 
+def comparison_page(found: Comparison) -> str:
+    """The same as one HTML page, with the noise of every tensor that both have."""
+    rows: list[list[str | float | None]] = [
+        ["size, MB", *(round(size / 1e6, 3) for size in found.sizes)],
+        ["ms for one call", *found.milliseconds],
+        ["runs on", *found.providers],
+    ]
+    rows += [["top-1 on labelled images, %", *found.accuracies]] if found.accuracies else []
+    parted = f"They part at {found.parted.tensor} ({found.parted.sqnr:.1f} dB). " if found.parted else ""
+    sqnr = ", ".join(f"{name} {value:.1f} dB" for name, value in found.agreement.sqnr.items())
+    verdict = paragraph(f"{found.agreement.in_words()}. {parted}")
+    body = [
+        f'<h1>Two models compared</h1><div class="verdict">{verdict}</div>',
+        section("Side by side", table(("", found.first, found.second), rows, figures=True)),
+        section("On what", facts({"images": found.images, "input domain": found.domain, "SQNR of outputs": sqnr,
+                                  "notices": "; ".join(found.notices)})),
+        section("Signal to noise of tensors with the same name",
+                bars((each.tensor, each.sqnr, f"{each.sqnr:.1f} dB") for each in found.tensors)),
+    ]  # fmt: skip
+    return document(f"{found.first} and {found.second}", body)
+
+
 def _worst(found: Comparison) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
+    worst = Table(box=None, pad_edge=False, header_style="bold")
     for heading in ("noisiest tensors", "written by", "SQNR, dB"):
-        table.add_column(heading, justify="right" if "SQNR" in heading else "left", overflow="fold")
+        worst.add_column(heading, justify="right" if "SQNR" in heading else "left", overflow="fold")
     for each in sorted(found.tensors, key=lambda each: each.sqnr)[:WORST]:
-        table.add_row(Text(each.tensor), Text(f"{each.op} {each.node}"), f"{each.sqnr:.1f}")
-    return table
+        worst.add_row(Text(each.tensor), Text(f"{each.op} {each.node}"), f"{each.sqnr:.1f}")
+    return worst

@@ -6,12 +6,16 @@ import importlib.metadata
 import platform
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 from onnxdfq.verify.agreement import Agreement
+from onnxdfq.verify.clipping import Clipping
 from onnxdfq.verify.kernels import KernelReport
+from onnxdfq.verify.tensors import TensorNoise
 from passes.plan import QuantPlan
 
+INSTRUCTIONS = ("amx_int8", "avx512_vnni", "avx_vnni", "avx512f", "avx2")
 PACKAGES = ("onnxdfq", "onnx", "onnxruntime-gpu", "onnxruntime", "onnxsim", "onnx-graphsurgeon", "numpy", "torch")
 
 
@@ -24,7 +28,8 @@ class TargetReport:
     bits: of the weights by layer. rounding, learning, budget: what was done to the weights, what came of it where the
     graph learned, and what a budget of bytes or bits came to, in words. sensitivity: damage by layer and bits, where
     bits were chosen by it. pairing: pairs as {low, high, through}, and the layers in none with their reasons, where
-    layers were paired.
+    layers were paired. With details: noise of what each layer writes, clipping of each activation, and milliseconds of
+    the original and of the result, side by side, where this machine can tell for the target.
     """
 
     file: str
@@ -44,6 +49,9 @@ class TargetReport:
     budget: str = ""
     sensitivity: dict[str, dict[int, float]] | None = None
     pairing: dict[str, Any] | None = None
+    noise: list[TensorNoise] | None = None
+    clipping: list[Clipping] | None = None
+    milliseconds: tuple[float, float] | None = None
 
     @property
     def skips(self) -> dict[str, list[str]]:
@@ -97,10 +105,21 @@ class Report:
 
 def versions() -> dict[str, str]:
     """Installed versions of what a result depends on."""
-    found = {"python": platform.python_version(), "machine": platform.machine()}
+    found = {"python": platform.python_version(), "machine": platform.machine(), "cpu": cpu()}
     for package in PACKAGES:
         try:
             found[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             continue
     return found
+
+
+def cpu() -> str:
+    """The processor, and which of its instructions decide how fast integers are, where the system says."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    found = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in reversed(lines))}
+    known = [name for name in INSTRUCTIONS if name in found.get("flags", "").split()]
+    return " ".join(filter(None, (found.get("model name", platform.processor()), ", ".join(known))))

@@ -27,6 +27,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add("--input-shape", type=shape, metavar="1x3xHxW", help="where H and W are free")
     add("--device", default="auto", metavar="auto|cpu|cuda", help="where both run")
     add("--seed", type=seed, default=0, help="of drawn images (default 0)")
+    add("--html", type=Path, metavar="FILE.html", help="write a page")
     add("--json", action="store_true", help="print JSON")
     add("--quiet", action="store_true", help="no progress")
 
@@ -38,7 +39,8 @@ def run(parsed: argparse.Namespace) -> None:
     from onnxdfq.compare import compare
     from onnxdfq.config import Options
     from onnxdfq.console import progress_for
-    from onnxdfq.report.comparison import show_comparison
+    from onnxdfq.model_file import check_writable, write_bytes
+    from onnxdfq.report.comparison import comparison_page, show_comparison
 
     options = Options(
         images=parsed.images,
@@ -52,7 +54,11 @@ def run(parsed: argparse.Namespace) -> None:
         device=parsed.device,
         seed=parsed.seed,
     )
+    if parsed.html is not None:
+        check_writable(parsed.html, parsed.first)
     found = compare(parsed.first, parsed.second, options, progress_for(Console(stderr=True), parsed.quiet))
+    if parsed.html is not None:
+        write_bytes(comparison_page(found).encode(), parsed.html)
     if parsed.json:
         print(json.dumps(found.to_json(), indent=1))
     else:

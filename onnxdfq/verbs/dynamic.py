@@ -17,7 +17,7 @@ DEFAULT_TARGET = "ort-cpu"  # the others have no kernels that are dearer with mo
 OF_ONE_MODEL = {
     "act_bits": 8, "size_budget": None, "compensation": None, "plan": None, "plan_out": None, "float_type": "float32",
     "equalize": False, "epochs": None, "log": None, "checkpoints": None, "placement": "target",
-    "max_drop": None, "rollback": False,
+    "max_drop": None, "rollback": False, "html": None,
 }  # fmt: skip
 
 

@@ -70,6 +70,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--eval", type=Path, metavar="DIR|NPZ", help="labelled images for the report; they calibrate nothing")
     add("--report", type=Path, metavar="FILE.json", help="write the report as JSON")
+    add("--html", type=Path, metavar="FILE.html", help="write the report as a page, with its JSON beside it")
     add("--json", action="store_true", help="print the report as JSON")
 
 
@@ -92,13 +93,17 @@ def run(parsed: argparse.Namespace) -> int:
     named = bits_in_name(parsed.bits, parsed.size_budget, parsed.avg_bits)
     files = output_files(parsed.model, named, targets, parsed.output)
     plans = plan_files(parsed.model, targets, parsed.plan_out) if parsed.plan_out is not None else {}
-    reports = [parsed.report] if parsed.report is not None else []
+    if parsed.html is not None and parsed.report is None:
+        parsed.report = parsed.html.with_suffix(".json")
+    reports = [file for file in (parsed.report, parsed.html) if file is not None]
     for file in [*plans.values(), *reports]:
         check_writable(file, parsed.model)
     written = [file.resolve() for file in [*files.values(), *plans.values(), *reports]]
     for file in written:
         if written.count(file) > 1:
-            raise OnnxdfqError(f"{file} would be written twice", "give -o, --plan-out and --report different names")
+            raise OnnxdfqError(
+                f"{file} would be written twice", "give -o, --plan-out, --report and --html different names"
+            )
     with joined() as ranks:
         shown = progress_for(Console(stderr=True), parsed.quiet) if ranks.rank == 0 else Progress()
         done = quantize(
@@ -121,6 +126,7 @@ def run(parsed: argparse.Namespace) -> int:
             plan=parsed.plan,
             compat=parsed.compat,
             float_type=parsed.float_type,
+            page=parsed.html,
             **learning_arguments.given(parsed),
             **image_arguments.given(parsed),
             ranks=ranks,

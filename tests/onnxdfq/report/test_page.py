@@ -1,0 +1,90 @@
+"""The page of a run: what it says, that it needs nothing beside it, and that a browser shows it without complaint."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from onnxdfq.cli import main
+from onnxdfq.report.html import bars, table
+
+DIGITS = Path(__file__).parents[3] / "models" / "digits_mobilenet.onnx"
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+VOID = {"meta", "link", "img", "br"}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory, labelled: Path) -> Path:
+    """The page of a run at few bits, so that there is something to tell."""
+    folder = tmp_path_factory.mktemp("page")
+    arguments = ["quantize", DIGITS, "--recipe", "fast", "--target", "ort-cpu", "--target", "tensorrt", "--quiet",
+                 "--avg-bits", "5", "--eval", labelled, "-o", folder, "--html", folder / "report.html"]  # fmt: skip
+    assert main([str(each) for each in arguments]) == 0
+    return folder / "report.html"
+
+
+class Tags(HTMLParser):
+    """Counts what opens and what closes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.opened: list[str] = []
+        self.seen: set[str] = set()
+
+    def handle_starttag(self, tag: str, attributes) -> None:
+        self.seen.add(tag)
+        if tag not in VOID:
+            self.opened.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.opened.pop() == tag
+
+
+def test_it_stands_alone_and_is_small(made: Path) -> None:
+    content = made.read_text()
+    assert made.stat().st_size < 2_000_000
+    assert made.with_suffix(".json").is_file()
+    assert not re.findall(r'(?:src|href)="(?!data:)', content)
+    assert "<script" not in content
+    assert "url(" not in content
+    tags = Tags()
+    tags.feed(content)
+    assert tags.opened == []
+    assert {"h1", "table", "details", "img", "dl"} <= tags.seen
+
+
+def test_it_says_what_a_colleague_asks(made: Path) -> None:
+    content = made.read_text()
+    for words in ("layers in integers", "same class on held-out images", "top-1 on labelled images", "Signal to noise",
+                  "ms for one call", "What was assumed", "image quality", "The layers that lose most", "--rollback",
+                  "beyond their codes", "bits on average asked for", "versions", "processor", "seed"):  # fmt: skip
+        assert words in content, words
+
+
+def test_names_are_text_and_bars_are_shares() -> None:
+    assert "<b>" not in table(("layer",), [("<b>&",)])
+    assert "&lt;b&gt;&amp;" in table(("layer",), [("<b>&",)])
+    shown = bars([("a", 20.0, "20 dB"), ("b", 10.0, "10 dB"), ("c", -3.0, "-3 dB")])
+    assert re.findall(r"width:([\d.]+)%", shown) == ["100.0", "50.0", "0.0"]
+    assert table(("x",), []) == bars([]) == ""
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no Chromium on this machine")
+@pytest.mark.parametrize("width", [1200, 390])
+def test_a_browser_shows_it_without_complaint(made: Path, tmp_path: Path, width: int) -> None:
+    assert BROWSER is not None
+    shot = tmp_path / "page.png"
+    ran = subprocess.run(
+        [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
+         "--disable-component-update", "--disable-sync", "--enable-logging=stderr",
+         f"--user-data-dir={tmp_path / 'user'}", f"--window-size={width},1600", f"--screenshot={shot}", made.as_uri()],
+        capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stderr
+    assert "CONSOLE" not in ran.stderr
+    assert shot.stat().st_size > 10_000
