@@ -305,7 +305,10 @@ def quantize_dynamic(
     if folder is not None:
         check_place(folder)
     original = read_model(path)
-    described = asdict(options) | {"levels": [level.name for level in found], "averages": averages, "plan": None}
+    described = asdict(options) | {
+        "levels": [level.name for level in found], "averages": averages, "mean_cost": mean_cost,
+        "min_agreement": min_agreement, "plan": None,
+    }  # fmt: skip
     described = {name: str(value) if isinstance(value, Path) else value for name, value in described.items()}
     report = Report(str(path), path.stat().st_size, described)
     done = build(original, options, found, wanted, report, progress or Progress())

@@ -30,17 +30,19 @@ class Answers:
     @cached_property
     def divergence(self) -> np.ndarray:
         """[L, N] KL(float model || level) in nats."""
-        p = log_probabilities(self.original)
-        return np.stack([(np.exp(p) * (p - log_probabilities(each))).sum(1) for each in self.levels])
+        p = self._log(self.original)
+        return np.stack([(np.exp(p) * (p - self._log(each))).sum(1) for each in self.levels])
+
+    def _log(self, scores: np.ndarray) -> np.ndarray:
+        if not self.probabilities:
+            return log_probabilities(scores)
+        shares = np.maximum(scores, 1e-9)  # of few bits they need not add up to one
+        return np.log(shares / shares.sum(1, keepdims=True))
 
     @cached_property
     def margins(self) -> np.ndarray:
         """[L, N] of each level, see confidence.py."""
         return np.stack([margins(each, probabilities=self.probabilities) for each in self.levels])
-
-    def part(self, rows: slice) -> Answers:
-        """Those to some of the images."""
-        return Answers(self.original[rows], tuple(each[rows] for each in self.levels), self.probabilities)
 
 
 def ask(

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
+from onnx import helper
 
 from onnxdfq.config import Options
 from onnxdfq.console import Progress, peak_megabytes
@@ -27,17 +28,18 @@ from onnxdfq.dynamic.single_file import with_cascade, with_router
 from onnxdfq.emit import restore_interface
 from onnxdfq.engine.ort import SERIALIZED_LIMIT, Session
 from onnxdfq.errors import OnnxdfqError
-from onnxdfq.pipeline import WITH_IMAGES, prepare, quantize_prepared
+from onnxdfq.pipeline import BEFORE_IMAGES, WITH_IMAGES, prepare, quantize_prepared
 from onnxdfq.report.curves import curves
 from onnxdfq.report.report import Report
 from onnxdfq.run import Run
 from onnxdfq.verify.latency import paired_milliseconds
-from passes.base import run_passes
+from passes.base import Pass, run_passes
 from passes.float16 import Float16
 from passes.fold_batchnorm import FoldBatchNorm
 from passes.plan import QuantPlan
 
 DIFFICULT = 0.5  # of the images, unless the user says otherwise
+FEWEST = 32  # images that thresholds are fitted on, beside those that levels were made with
 SPARE = 0.5  # points of agreement below the dearest level that an image may cost, unless the user says otherwise
 
 
@@ -69,20 +71,30 @@ def build(
     if (base.source or base.way.source) == "inversion" and not (base.aims.difficult or base.aims.boundary):
         base = replace(base, aims=replace(base.aims, difficult=DIFFICULT))
     run = Run(base, progress, original, report)
-    prepare(run, WITH_IMAGES)
-    _check(run)
+    before = len(BEFORE_IMAGES)
+    prepare(run, WITH_IMAGES[:before])
+    _check(run)  # now, for a mistake should not cost the minutes that images take
+    prepare(run, WITH_IMAGES[before:])
     return _Building(run, levels).build(wanted)
 
 
 def _check(run: Run) -> None:
     if not run.guides.classes:
-        raise OnnxdfqError("the first output is no vector of class scores", "--recipe dynadfq is for classifiers")
+        hint = "--recipe dynadfq is for classifiers" + (
+            ", --aim unlabelled for others" if run.options.aims.unlabelled else ""
+        )
+        raise OnnxdfqError("the first output is no vector of class scores", hint)
     if run.into.others:
         raise OnnxdfqError("the model has several inputs", "--recipe dynadfq is for models of one image")
     if run.into.dtype != np.float32:
         raise OnnxdfqError("the model reads uint8", "--recipe dynadfq is for models that read float32")
     if run.original.ByteSize() >= SERIALIZED_LIMIT:
         raise OnnxdfqError("the model is larger than 2 GB", "--recipe dynadfq is for smaller ones")
+    size = run.into.batch or 2
+    image = np.zeros(run.into.shape(size), np.float32)
+    for name, values in Session(run.original).run({run.into.name: image}).items():
+        if not np.ndim(values) or len(values) != size:
+            raise OnnxdfqError(f"output {name} has no row for each image", "--recipe dynadfq sorts images by level")
 
 
 class _Building:
@@ -93,6 +105,12 @@ class _Building:
         self.models: list[onnx.ModelProto] = []
         self.bitops: list[float] = []
         self.reports: list[Report | None] = []
+        # What the levels were calibrated on, or learned from, is no test of them
+        count = len(run.training) // 2 if run.options.iterations is not None else len(run.calibration)
+        count = count // run.whole(1) * run.whole(1)
+        if len(run.training) - count < FEWEST:
+            count = 0  # a few given images have to do for both
+        self.taught = run.training[:count]
         for level in levels:
             self._make(level)
         with run.progress.stage("ask all levels"):
@@ -100,9 +118,7 @@ class _Building:
             self.sessions = [Session(model, run.options.device) for model in self.models]
             some = next(iter(self.original.run(self._feeds()).values()))
             self.probabilities = are_probabilities(some.reshape(len(some), -1))
-            # What calibrated the levels is no test of them
-            known = len(run.calibration) if len(run.training) > len(run.calibration) else 0
-            self.pixels = run.training[known:]
+            self.pixels = run.training[len(self.taught) :]
             self.fitting, self.held_out = self._ask(self.pixels), self._ask(run.held_out)
         with run.progress.stage("measure latency"):
             size = run.whole(1)
@@ -115,7 +131,7 @@ class _Building:
         if wanted is None:
             wanted = Wanted(agreement=100 * float(self.fitting.right[-1].mean()) - SPARE)
         elif wanted.cost is not None:
-            wanted = Wanted(cost=wanted.cost * prices.costs[-1])
+            wanted = Wanted(cost=wanted.cost * max(prices.costs))
         with run.progress.stage("fit thresholds"):
             cascade = fit(self.fitting, prices.costs, wanted)
             of_cascade = outcome_of_cascade(self.held_out, self.held_out.right, cascade, prices)
@@ -151,19 +167,31 @@ class _Building:
             leaning=tuple(map(float, router.leaning)) if router and routed else (),
             router_bitops=router.cost[0] if router and routed else 0.0,
         )
-        single = None
-        if run.into.batch in (None, 1):
-            single = (
-                with_router(self.models, router.model, router.leaning)
-                if router and routed
-                else with_cascade(self.models, cascade, probabilities=self.probabilities)
-            )
-            Session(single)  # refuses what it can't run
-        else:
-            report.notices.append(f"the model takes {run.into.batch} images at once: no file that decides one by one")
+        single, lacking = self._single(cascade, router if routed else None)
+        if lacking:
+            report.notices.append(f"no single file that decides image by image: {lacking}")
         report.prepared.stages = {name: round(seconds, 3) for name, seconds in run.progress.seconds.items()}
         report.prepared.peak_mb = round(peak_megabytes(), 1)
         return Dynamic(manifest, self.models, single, router.model if router and routed else None, report, curve)
+
+    def _single(self, cascade: Cascade, router: _Routing | None) -> tuple[onnx.ModelProto | None, str]:
+        """All in one file, or why there is none."""
+        run = self.run
+        if run.into.batch not in (None, 1):
+            return None, f"the model takes {run.into.batch} images at once"
+        try:
+            single = (
+                with_router(self.models, router.model, router.leaning)
+                if router
+                else with_cascade(self.models, cascade, probabilities=self.probabilities)
+            )
+            if single.ByteSize() >= SERIALIZED_LIMIT:
+                return None, "it would be larger than 2 GB"
+            Session(single)  # refuses what it can't run
+        except (OnnxdfqError, ValueError) as error:
+            return None, str(error)
+        _describe(single, run.original)
+        return single, ""
 
     # -- levels
 
@@ -172,12 +200,14 @@ class _Building:
         one = run.into.shapes(size)
         if level.float_type:
             with run.progress.stage(f"write level {level.name}"):
-                model = _in_float(run, level)
+                model, width = _in_float(run, level)
             self.models.append(model)
             self.reports.append(None)
-            self.bitops.append(bit_operations(run.canonical, one, None, FLOATS[level.name][1]) / size)
+            self.bitops.append(bit_operations(run.canonical, one, None, width) / size)
             return
         made = run.again(level.options(run.options), replace(run.report, notices=[], targets={}, stages={}))
+        if len(self.taught):
+            made.training = self.taught
         quantize_prepared(made, f"level {level.name}")
         plan: QuantPlan = made.plans[self.target]
         self.models.append(made.results[self.target])
@@ -349,11 +379,19 @@ class _Routing:
         return outcome_of_router((numbers + leaning).argmax(1), right, self.cost, self._building.prices)
 
 
-def _in_float(run: Run, level: Level) -> onnx.ModelProto:
-    """The float model as this level, BatchNormalization folded."""
+def _in_float(run: Run, level: Level) -> tuple[onnx.ModelProto, int]:
+    """The float model as this level, BatchNormalization folded, and the bits that it computes with."""
     graph = gs.import_onnx(run.canonical)
-    run_passes(graph, [FoldBatchNorm(), *([Float16()] if level.float_type == "float16" else [])])
+    half: list[Pass] = [Float16()] if level.float_type == "float16" else []
+    results = run_passes(graph, [FoldBatchNorm(), *half])
+    run.report.notices += [f"level {level.name}: {skip.node}: {skip.reason}" for skip in results[-1].skips if half]
     model = gs.export_onnx(graph)
     model.producer_name = "onnxdfq"
+    _describe(model, run.original)
     restore_interface(model, run.original)
-    return model
+    return model, FLOATS[level.name][1] if not half or results[-1].changed else FLOATS["fp32"][1]
+
+
+def _describe(model: onnx.ModelProto, original: onnx.ModelProto) -> None:
+    """The metadata of the original, names of classes say."""
+    helper.set_model_props(model, {entry.key: entry.value for entry in original.metadata_props})

@@ -1,6 +1,6 @@
 """A dynamic model as a folder: one ordinary model for each level, and a manifest that says how to choose.
 
-    manifest.json      levels, thresholds or router, input, costs, and a hash of every other file
+    manifest.json      levels, thresholds or router, input, costs, and a hash of every model and of the weights
     level_0.onnx ...   quantized for the target, or float; weights of equal content are kept once in
     weights.bin        which all of them refer to as external data
     router.onnx        where a router chooses
@@ -28,6 +28,7 @@ from onnxdfq.errors import OnnxdfqError
 
 FORMAT = "onnxdfq dynamic 1"
 MANIFEST, WEIGHTS, ROUTER, SINGLE = "manifest.json", "weights.bin", "router.onnx", "dynamic.onnx"
+BESIDE = ("report.json", "curve.png")
 LARGE, ALIGNED = 1024, 64  # bytes
 Decision = Literal["cascade", "router"]
 
@@ -97,6 +98,7 @@ def write_bundle(
 
     Raises OnnxdfqError where something else stands there, or the file system refuses.
     """
+    folder = folder.resolve()
     check_place(folder)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -113,9 +115,7 @@ def write_bundle(
                 (built / name).write_bytes(content)
             written = Manifest(**{**manifest.__dict__, "files": hashed})
             (built / MANIFEST).write_text(written.to_json())
-            if folder.exists():
-                os.replace(folder, Path(scratch) / "before")
-            os.replace(built, folder)
+            _put(built, folder, Path(scratch) / "before")
     except OSError as error:
         raise OnnxdfqError(f"{folder} can't be written: {error.strerror}", "nothing was left half-written") from error
     return written
@@ -125,13 +125,38 @@ def check_place(folder: Path) -> None:
     """Raise OnnxdfqError now, before minutes of work, where no bundle could be written to ``folder`` at the end."""
     if folder.is_file():
         raise OnnxdfqError(f"{folder} is a file, and levels need a folder", "give the name of a folder with -o")
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / MANIFEST).is_file():
-        raise OnnxdfqError(f"{folder} holds something other than a bundle", "give another folder with -o")
+    if folder.is_dir():
+        strange = sorted({path.name for path in folder.iterdir()} - _own_files(folder))
+        if strange:
+            raise OnnxdfqError(
+                f"{folder} holds {strange[0]}, which is no part of a bundle", "give another folder with -o"
+            )
     above = folder.parent
     while not above.exists():
         above = above.parent
     if not above.is_dir() or not os.access(above, os.W_OK):
         raise OnnxdfqError(f"{folder} can't be written: no write access to {above}", "give another place with -o")
+
+
+def _own_files(folder: Path) -> set[str]:
+    """Names of files that a bundle in ``folder`` has; none where it is no bundle."""
+    try:
+        data = json.loads((folder / MANIFEST).read_text())
+        return {MANIFEST, *BESIDE, *data["files"]} if data["format"] == FORMAT else set()
+    except (OSError, ValueError, TypeError, KeyError):
+        return set()
+
+
+def _put(built: Path, folder: Path, before: Path) -> None:
+    """Move a folder to its place; what was there comes back where that fails."""
+    if folder.exists():
+        os.replace(folder, before)
+    try:
+        os.replace(built, folder)
+    except OSError:
+        if before.exists():
+            os.replace(before, folder)
+        raise
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -156,6 +181,7 @@ def read_manifest(folder: Path) -> Manifest:
                 **{name: tuple(data[name]) for name in ("outputs", "asked", "thresholds", "leaning")},
             }
         )
+        _check(manifest)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise OnnxdfqError(f"{path} is damaged: {error}", "make the bundle again") from error
     for name, expected in manifest.files.items():
@@ -169,6 +195,25 @@ def read_manifest(folder: Path) -> Manifest:
     if missing:
         raise OnnxdfqError(f"{path} names {missing[0]} without its hash", "make the bundle again")
     return manifest
+
+
+def _check(manifest: Manifest) -> None:
+    """Raise ValueError or TypeError for what no bundle was written with."""
+    count = len(manifest.levels)
+    if not isinstance(manifest.files, dict):
+        raise TypeError("files have no hashes")
+    if not count or not manifest.outputs or not all(isinstance(name, str) for name in manifest.outputs):
+        raise ValueError("there are no levels, or no outputs")
+    if manifest.decision == "cascade":
+        steps = list(manifest.asked)
+        if not steps or len(manifest.thresholds) != len(steps) - 1 or sorted({*steps}) != steps:
+            raise ValueError("levels that are asked and thresholds do not fit")
+        if not 0 <= min(steps) <= max(steps) < count:
+            raise ValueError("a level is asked that is not there")
+    elif manifest.decision != "router" or len(manifest.leaning) != count:
+        raise ValueError("what decides is not known")
+    if not all(isinstance(each, int | float) for each in (*manifest.thresholds, *manifest.leaning)):
+        raise TypeError("a threshold is no number")
 
 
 def _write_levels(built: Path, manifest: Manifest, levels: Sequence[onnx.ModelProto]) -> None:

@@ -60,7 +60,7 @@ def fit(answers: Answers, costs: Sequence[float], wanted: Wanted) -> Cascade:
         share = 100 * float(answers.right[level, np.arange(len(level))].mean())
         cost = float(cascade.paid(costs, level).mean())
         if wanted.cost is not None:
-            return (min(wanted.cost - cost, 0.0), share, -cost)
+            return (min(wanted.cost * (1 + 1e-9) - cost, 0.0), share, -cost)  # a mean of equal costs is rounded
         return (min(share - (wanted.agreement or 0.0), 0.0), -cost)
 
     return max(_candidates(answers, len(costs)), key=worth)

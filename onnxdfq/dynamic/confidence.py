@@ -6,8 +6,8 @@ import numpy as np
 
 
 def margins(scores: np.ndarray, *, probabilities: bool) -> np.ndarray:
-    """[N] float32: probability of the first class less that of the second, from scores [N, K]. The same arithmetic,
-    in the same type, is in the graph that decides by itself, see single_file.py."""
+    """[N] float32: probability of the first class less that of the second, from scores [N, K]. The graph that
+    decides by itself does the same in the same type, see single_file.py, up to the last bit of an exponential."""
     values = scores.reshape(len(scores), -1).astype(np.float32)
     if not probabilities:
         values = np.exp(values - values.max(1, keepdims=True))

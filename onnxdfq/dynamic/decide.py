@@ -12,7 +12,7 @@ import numpy as np
 
 from onnxdfq.dynamic.answers import Answers
 from onnxdfq.dynamic.cascade import Cascade
-from onnxdfq.dynamic.frontier import by_lot
+from onnxdfq.dynamic.frontier import ROUNDING, by_lot
 
 
 @dataclass(frozen=True)
@@ -73,5 +73,5 @@ def verdict(cascade: Outcome, router: Outcome | None, lacking: str) -> tuple[boo
         f"on {cascade.images} held-out images the cascade keeps {cascade.right:.1f} % at the model's class for "
         f"{cascade.cost:.3g}, the router {router.right:.1f} % for {router.cost:.3g}"
     )
-    better = router.right > cascade.right and router.cost <= cascade.cost
+    better = router.right > cascade.right and router.cost <= cascade.cost * (1 + ROUNDING)
     return better, f"{'router' if better else 'cascade'}: {words}"

@@ -21,6 +21,7 @@ from onnxdfq.dynamic.answers import Answers
 from onnxdfq.dynamic.cascade import Cascade, Wanted, fit
 
 POINTS = 12
+ROUNDING = 1e-9  # a mean of equal costs is not quite that cost
 
 
 def single(costs: Sequence[float], right: np.ndarray) -> list[tuple[float, float]]:
@@ -31,6 +32,7 @@ def single(costs: Sequence[float], right: np.ndarray) -> list[tuple[float, float
 def by_lot(costs: Sequence[float], right: np.ndarray, cost: float) -> float:
     """Percent of the best mixture of levels, drawn without looking at images, that costs ``cost`` or less."""
     points = single(costs, right)
+    cost *= 1 + ROUNDING
     found = [share for price, share in points if price <= cost]
     for low, first in points:
         for high, second in points:

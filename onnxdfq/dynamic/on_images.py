@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
@@ -18,6 +19,9 @@ from onnxdfq.images.domain import InputDomain
 from onnxdfq.images.files import read_images
 from onnxdfq.images.model_input import ModelInput
 from onnxdfq.model_file import write_bytes
+
+AT_ONCE = 256  # images that are numbers for the model at the same time
+TAKEN = ("level", "file", "allow_pickle")  # names that the file has, or numpy's writer
 
 
 @dataclass(frozen=True)
@@ -45,23 +49,35 @@ def run_on_images(bundle: Path, images: Path, output: Path | None, device: Devic
 
     Raises OnnxdfqError for a bundle or images that can't be used.
     """
+    if device not in get_args(Device):
+        raise OnnxdfqError(f"--device {device} is not known", f"choose from {', '.join(get_args(Device))}")
+    if output is not None and bundle.resolve() in output.resolve().parents:
+        raise OnnxdfqError(f"{output} lies within the bundle", "give another place with -o")
     session = DynamicSession(bundle, device)
     manifest = session.manifest
+    taken = [name for name in manifest.outputs if name in TAKEN]
+    if output is not None and taken:
+        raise OnnxdfqError(f"an output of the model is called {taken[0]}, which no npz can hold", "leave -o out")
     into, domain = _described(manifest)
     pixels, labels = read_images(images, into)
-    answered = session.run(domain.to_model(domain.from_rgb(pixels), into))
+    parts = [domain.from_rgb(pixels[k : k + AT_ONCE]) for k in range(0, len(pixels), AT_ONCE)]
+    answered = _joined([session.run(domain.to_model(part, into)) for part in parts])
     if output is not None:
-        if "level" in answered.outputs:
-            raise OnnxdfqError("an output of the model is called level", "leave -o out")
         file = io.BytesIO()
         np.savez(file, allow_pickle=False, level=answered.levels, **answered.outputs)
         write_bytes(file.getvalue(), output)
     shares = tuple(float((answered.levels == number).mean()) for number in range(len(manifest.levels)))
     first = answered.outputs[manifest.outputs[0]]
-    known = labels is not None and labels.ndim == 1
-    accuracy = 100 * float((first.reshape(len(first), -1).argmax(1) == labels).mean()) if known else None
+    scores = first.reshape(len(first), -1)
+    known = labels is not None and labels.ndim == 1 and labels.max() < scores.shape[1]
+    accuracy = 100 * float((scores.argmax(1) == labels).mean()) if known else None
     names = tuple(level.name for level in manifest.levels)
     return Summary(len(pixels), session.provider, names, shares, _bitops(manifest, answered.levels), accuracy, answered)
+
+
+def _joined(parts: Sequence[Answered]) -> Answered:
+    outputs = {name: np.concatenate([part.outputs[name] for part in parts]) for name in parts[0].outputs}
+    return Answered(outputs, np.concatenate([part.levels for part in parts]))
 
 
 def _bitops(manifest: Manifest, levels: np.ndarray) -> float:

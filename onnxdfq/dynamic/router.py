@@ -102,9 +102,10 @@ def leaning(numbers: np.ndarray, costs: Sequence[float], wanted: float) -> np.nd
     """[L], to be added to what the router says: so much against dear levels that the mean cost is ``wanted``, or as
     near below as it gets."""
     relative = np.asarray(costs) / max(costs)
-    spread = float(np.ptp(numbers)) + 1.0
-    low, high = -4 * spread, 4 * spread
-    for _ in range(60):
+    gaps = np.diff(np.unique(relative))
+    bound = (float(np.ptp(numbers)) + 1.0) / max(float(gaps.min(initial=1.0)), 1e-6)  # that outweighs all it says
+    low, high = -bound, bound
+    for _ in range(80):
         middle = (low + high) / 2
         cost = np.asarray(costs)[(numbers - middle * relative).argmax(1)].mean()
         low, high = (middle, high) if cost > wanted else (low, middle)

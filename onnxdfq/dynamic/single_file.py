@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from itertools import chain, count
 
 import numpy as np
 import onnx
@@ -24,7 +25,7 @@ from onnxdfq.dynamic.cascade import Cascade
 from passes.canonicalize import default_opset
 from passes.opset import bring_to_opset
 
-CHOSEN = "level"  # the output that says which
+CHOSEN = "level"  # the last output, which says which; level_2 where the model has one of that name
 _Body = tuple[list[NodeProto], list[TensorProto], list[str]]  # nodes, constants, outputs
 ALONE = 1024  # bytes; smaller constants stay in their branch, where folding of shapes and scales sees them at once
 
@@ -209,7 +210,9 @@ def _model(
     for entry in graph.input:
         if entry.type.tensor_type.shape.dim:
             entry.type.tensor_type.shape.dim[0].dim_value = 1
-    names = [*(entry.name for entry in first.graph.output), CHOSEN]
+    names = [entry.name for entry in first.graph.output]
+    taken = {*names, *(entry.name for entry in first.graph.input)}
+    names.append(next(name for name in chain((CHOSEN,), (f"{CHOSEN}_{k}" for k in count(2))) if name not in taken))
     graph.node.extend(nodes)
     for name, inner in zip(names, written, strict=True):
         graph.node.append(helper.make_node("Identity", [inner], [name], f"output {name}"))

@@ -5,8 +5,8 @@
     G(i)        the K - 1 classes most alike to i
     y(i, d) = (1 - d') onehot(i) + d' softmax_{j in G(i)} (s_ij / deviation of s)      d' = d * most
 
-"most" is the largest share with which class i stays the first, and 0.9 at most: d = 0 is an easy image, d = 1 one whose
-class hardly leads. Groups of similar classes make such an image plausible: a cat that might be a dog, and no truck.
+"most" is hardly less than the share with which another class would be as likely: d = 0 is an easy image, d = 1 one
+whose class just leads. Groups of similar classes make such an image plausible: a cat that might be a dog, and no truck.
 
 (Dynamic data-free quantization, OpenReview SN3iwsAp0n. The labels by groups of similar classes and the levels are from
 there; size of groups, temperature and limit of shares are not known of it and are choices made here.)
@@ -22,7 +22,7 @@ from onnx import numpy_helper
 
 from onnxdfq.verify.agreement import log_probabilities
 
-MOST_SHARED = 0.9
+LEADING = 0.98  # of the share at which the first class and the second are level
 # What may stand between the layer that scores classes and the output
 AFTER_SCORES = frozenset({
     "Softmax", "LogSoftmax", "Flatten", "Reshape", "Squeeze", "Identity", "Add", "GlobalAveragePool", "AveragePool",
@@ -60,7 +60,7 @@ class Neighbours:
         others, likeness = self.others[first], self.likeness[first]
         shares = np.exp(likeness - likeness.max(1, keepdims=True))
         shares /= shares.sum(1, keepdims=True)
-        given = difficulty * np.minimum(1 / (1 + shares.max(1)), MOST_SHARED)
+        given = difficulty * LEADING / (1 + shares.max(1))
         labels = np.zeros((len(first), len(self.others)), np.float32)
         np.put_along_axis(labels, others, (given[:, None] * shares).astype(np.float32), 1)
         np.put_along_axis(labels, first[:, None], (1 - given[:, None]).astype(np.float32), 1)

@@ -12,6 +12,7 @@ from onnxdfq.emit import with_qdq
 from onnxdfq.engine.operators import unsupported
 from onnxdfq.engine.ort import SERIALIZED_LIMIT, Session
 from onnxdfq.errors import OnnxdfqError
+from onnxdfq.images.guides import FLOATS
 from onnxdfq.images.source import Subject
 from onnxdfq.images.sources import KINDS
 from onnxdfq.recipes import PUBLISHED
@@ -66,6 +67,8 @@ def _lacks(run: Run) -> str:
         return "the torch engine feeds no uint8 input"
     if run.original.ByteSize() >= SERIALIZED_LIMIT:
         return "the model is larger than 2 GB"
+    if run.model.graph.output[0].type.tensor_type.elem_type not in FLOATS:
+        return "the first output holds no scores, nor other numbers that could come nearer"
     lines = unsupported(run.model)
     return f"the torch engine can't run the model: {lines[0]}" if lines else ""
 

@@ -97,7 +97,8 @@ class _Accurate:
         graph = gs.import_onnx(subject.model)
         layers = {each.name for each in graph.nodes if each.op in WEIGHTED and each.inputs[1].name in plan.tensors}
         self.blocks = find_blocks(graph, layers)
-        ends = [block.end for block in self.blocks[:-1]]  # what the last one gives is the answer
+        answers = {tensor.name for tensor in graph.outputs}
+        ends = [block.end for block in self.blocks if block.end not in answers]
         self.distillation = Distillation(self.student, self.teacher, ends, classes=bool(subject.guides.classes))
         self.held_out = HeldOut(self.teacher, held_out, classes=bool(subject.guides.classes))
         self.random = torch.Generator().manual_seed(shard_seed(seed, ranks.rank))

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from onnxdfq.engine.lower import tap
+from onnxdfq.images.losses import log_probabilities
 from onnxdfq.images.teacher import Teacher
 from onnxdfq.tune.student import Student
 
@@ -50,7 +51,9 @@ class Distillation:
     def _loss(self, made: _Answers, wanted: _Answers) -> Tensor:
         (outputs, inner), (expected, inside) = made, wanted
         if self._classes:
-            q, t = (torch.log_softmax(each[0].float().flatten(1) / TEMPERATURE, 1) for each in (outputs, expected))
+            # From probabilities as well: their logarithms are scores
+            scores = (log_probabilities(each[0]) / TEMPERATURE for each in (outputs, expected))
+            q, t = (torch.log_softmax(each, 1) for each in scores)
             loss = TEMPERATURE**2 * functional.kl_div(q, t, log_target=True, reduction="batchmean")
         else:
             pairs = zip(outputs, expected, strict=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -36,8 +37,8 @@ def run(parsed: argparse.Namespace) -> int:
 
     from onnxdfq.api import quantize_dynamic
     from onnxdfq.console import progress_for
+    from onnxdfq.dynamic.tables import show_dynamic
     from onnxdfq.model_file import check_writable, write_bytes
-    from onnxdfq.report.dynamic_tables import show_dynamic
 
     for name, default in OF_ONE_MODEL.items():
         if getattr(parsed, name) != default:
@@ -47,6 +48,10 @@ def run(parsed: argparse.Namespace) -> int:
     if len(targets) > 1:
         raise OnnxdfqError(f"--recipe {RECIPE} makes a bundle for one target", "run it once for each")
     averages = parsed.avg_bits is not None
+    if averages and parsed.bits != 8:
+        raise OnnxdfqError("--bits and --avg-bits are both levels", "give one of them")
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise OnnxdfqError(f"--recipe {RECIPE} runs in one process", "start it without torchrun")
     levels = parsed.avg_bits if averages else parsed.bits
     folder: Path = parsed.output or parsed.model.parent / f"{parsed.model.stem}.{targets[0]}.dynamic"
     if parsed.report is not None:

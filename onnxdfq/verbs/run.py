@@ -27,11 +27,11 @@ def run(parsed: argparse.Namespace) -> None:
     from rich.console import Console
 
     from onnxdfq.dynamic.on_images import run_on_images
+    from onnxdfq.dynamic.tables import show_answers
     from onnxdfq.model_file import check_writable
-    from onnxdfq.report.dynamic_tables import show_answers
 
     if parsed.output is not None:
-        check_writable(parsed.output, None)
+        check_writable(parsed.output, parsed.images)
     done = run_on_images(parsed.bundle, parsed.images, parsed.output, parsed.device)
     if parsed.json:
         print(json.dumps(done.to_json(), indent=1))

@@ -11,10 +11,12 @@ import pytest
 
 import onnxdfq
 from onnxdfq.cli import main
-from onnxdfq.dynamic import router
+from onnxdfq.dynamic import build, router
 from onnxdfq.dynamic.bundle import read_manifest
+from onnxdfq.dynamic.cascade import Cascade
 from onnxdfq.dynamic.costs import bit_operations
 from tests.onnxdfq.conftest import saved
+from tests.passes.conftest import run
 
 DIGITS = Path(__file__).parents[3] / "models" / "digits_mobilenet.onnx"
 
@@ -62,8 +64,6 @@ def test_a_float_level_is_the_model(tmp_path: Path, small: Path, quick) -> None:
     manifest = read_manifest(folder)
     assert [level.name for level in manifest.levels] == ["8", "fp32"]
     x = np.random.default_rng(0).normal(size=(3, 3, 16, 16)).astype(np.float32)
-    from tests.passes.conftest import run
-
     last = onnx.load(folder / manifest.levels[-1].file)
     np.testing.assert_allclose(run(last, x)[0], run(onnx.load(small), x)[0], atol=1e-5)
     report = json.loads((folder / "report.json").read_text())
@@ -78,11 +78,48 @@ def test_same_seed_same_levels(tmp_path: Path, small: Path, quick) -> None:
     assert (first.asked, first.thresholds) == (second.asked, second.thresholds)
 
 
-def test_python_gets_the_same(small: Path, quick) -> None:
+def test_python_gets_the_same(tmp_path: Path, small: Path, quick) -> None:
+    assert quantized(small, tmp_path / "b", "--bits", "4/8", "--mean-cost", "0.5") == 0
+    manifest = read_manifest(tmp_path / "b")
     done = onnxdfq.quantize_dynamic(small, (4, 8), source="procedural", mean_cost=0.5)
-    assert len(done.models) == 2
+    assert (done.manifest.asked, done.manifest.thresholds) == (manifest.asked, manifest.thresholds)
     assert done.single is not None
-    assert done.report.synthetic.cost <= 0.5 * done.report.levels[-1].bitops * 1.5  # fitted on other images
+    assert done.single.SerializeToString(deterministic=True) == (tmp_path / "b" / "dynamic.onnx").read_bytes()
+
+
+def test_a_router_that_wins_is_in_the_bundle_and_decides(tmp_path: Path, small: Path, quick, monkeypatch) -> None:
+    monkeypatch.setattr(build, "verdict", lambda cascade, router, lacking: (router is not None, "router: it won"))
+    monkeypatch.setattr(build, "fit", lambda *arguments: Cascade((0, 1), (0.5,)))
+    folder = tmp_path / "b"
+    assert quantized(small, folder, "--bits", "4/8") == 0
+    manifest = read_manifest(folder)
+    assert manifest.decision == "router"
+    assert manifest.router_bitops > 0
+    x = np.random.default_rng(0).normal(size=(7, 3, 16, 16)).astype(np.float32)
+    answered = onnxdfq.DynamicSession(folder).run(x)
+    single = onnx.load(folder / "dynamic.onnx")
+    levels = [run(single, x[k : k + 1])[-1][0] for k in range(len(x))]
+    assert levels == answered.levels.tolist()
+
+
+def test_names_that_the_single_file_needs_may_be_taken(tmp_path: Path, quick) -> None:
+    text = """g (float[N, 3, 8, 8] level) => (float[N, 4] y, float[N, 4] level_2) {
+        f = Flatten(level)
+        y = MatMul(f, w)
+        level_2 = Relu(y)
+    }"""
+    path = saved(text, {"w": (192, 4)}, tmp_path / "g.onnx")
+    assert quantized(path, tmp_path / "b", "--bits", "8/fp32") == 0
+    outputs = [entry.name for entry in onnx.load(tmp_path / "b" / "dynamic.onnx").graph.output]
+    assert outputs == ["y", "level_2", "level_3"]
+
+
+def test_outputs_without_a_row_for_each_image_are_refused(tmp_path: Path, fails) -> None:
+    text = "g (float[N, 3, 8, 8] x) => (float[N, 4] y, float m) { f = Flatten(x) y = MatMul(f, w) " \
+        "m = ReduceMean<keepdims = 0>(y) }"  # fmt: skip
+    path = saved(text, {"w": (192, 4)}, tmp_path / "g.onnx")
+    assert "output m has no row for each image" in fails("quantize", path, "--recipe", "dynadfq", "--bits", "4/8",
+                                                         "--source", "procedural", "--quiet")  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -95,6 +132,7 @@ def test_python_gets_the_same(small: Path, quick) -> None:
         (["--bits", "4/8", "--min-agreement", "101"], "is no percentage"),
         (["--bits", "4/8", "--target", "ort-cpu", "--target", "tensorrt"], "a bundle for one target"),
         (["--bits", "4/8", "--log", "x.jsonl"], "--log is for one model"),
+        (["--bits", "4/8", "--avg-bits", "4/5"], "are both levels"),
     ],
 )
 def test_mistakes(small: Path, tmp_path: Path, fails, arguments: list[str], said: str) -> None:

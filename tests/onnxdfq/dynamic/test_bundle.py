@@ -127,3 +127,51 @@ def test_what_was_there_stays_where_writing_fails(bundle, monkeypatch) -> None:
     monkeypatch.undo()
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
     assert [path.name for path in folder.parent.iterdir()] == [folder.name]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"levels": []},
+        {"asked": [0, 7]},
+        {"asked": [1, 0]},
+        {"thresholds": []},
+        {"thresholds": ["x"]},
+        {"decision": "coin"},
+        {"decision": "router"},
+        {"outputs": []},
+        {"files": ["level_0.onnx"]},
+    ],
+)
+def test_a_manifest_that_no_bundle_was_written_with_is_refused(two: Path, change: dict) -> None:
+    path = two / MANIFEST
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    assert "is damaged" in says(two)
+
+
+def test_another_folder_with_a_manifest_is_no_bundle(two: Path, tmp_path: Path) -> None:
+    other = tmp_path / "app"
+    other.mkdir()
+    (other / MANIFEST).write_text('{"name": "an app"}')
+    with pytest.raises(OnnxdfqError, match="is no part of a bundle"):
+        check_place(other)
+    (two / "mine.txt").write_text("x")
+    with pytest.raises(OnnxdfqError, match=r"mine\.txt, which is no part"):
+        check_place(two)
+
+
+def test_what_was_there_comes_back_where_the_last_move_fails(bundle, monkeypatch) -> None:
+    folder = bundle([level(0.3), level(0)], CASCADE)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    replace = module.os.replace
+
+    def failing(source, goal) -> None:
+        if Path(goal) == folder and Path(source).name == folder.name:
+            raise OSError(5, "Input/output error")
+        replace(source, goal)
+
+    monkeypatch.setattr(module.os, "replace", failing)
+    with pytest.raises(OnnxdfqError, match="Input/output error"):
+        bundle([level(0), level(0)], CASCADE)
+    monkeypatch.undo()
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before

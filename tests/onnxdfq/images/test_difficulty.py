@@ -37,9 +37,9 @@ def test_labels_go_from_sure_to_torn_and_keep_their_class_first() -> None:
     np.testing.assert_allclose(labels.sum(1), 1, atol=1e-6)
     assert labels[0].tolist() == np.eye(10)[3].tolist()
     assert (np.diff(entropy(labels)) > 0).all()
-    assert (labels.argmax(1)[:-1] == 3).all()
+    assert (labels.argmax(1) == 3).all()
     runner_up = np.sort(labels[-1])[-2:]
-    assert runner_up[1] - runner_up[0] < 1e-6  # hardly leads any more
+    assert 0 < runner_up[1] - runner_up[0] < 0.03  # just leads
     assert set(np.flatnonzero(labels[-1])) == {3, *found.others[3]}
 
 
