@@ -18,6 +18,7 @@ from passes.freeze_weights import FreezeBiases, FreezeWeights
 from passes.insert_qdq import InsertQDQ
 from passes.pack_weights import PackWeights
 from passes.plan import QuantPlan
+from passes.precise_biases import PreciseBiases
 from passes.targets import TARGETS
 
 RANGES_KEY = "onnxdfq.ranges"  # in the model's metadata: what another target can be made from
@@ -46,6 +47,7 @@ def finished(
     graph = gs.import_onnx(model)
     target = TARGETS[plan.target]
     steps: list[Pass] = [FreezeBiases(target.int32_bias_written), FreezeWeights()]
+    steps += [PreciseBiases()] if target.int32_bias and options.float_type == "float32" else []
     steps += [Float16()] if options.float_type == "float16" else []
     steps += [PackWeights(target.packed_from, target.newest_opset)] if target.packed_from and not options.compat else []
     skips = [skip for result in run_passes(graph, steps) for skip in result.skips]

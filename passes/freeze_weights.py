@@ -69,18 +69,23 @@ class FreezeBiases(Pass):
         return PassResult(changed)
 
 
-def _product_scales(node: gs.Node) -> np.ndarray | None:
-    """scale_x * scale_W, [C] or a single one; None when the node is no integer product with a plain constant bias."""
+def bias_of_product(node: gs.Node) -> gs.Constant | None:
+    """The plain constant bias [C] of a node whose factors are both dequantized; None when it has none, or they are
+    not."""
     if len(node.inputs) < 3 or not isinstance(node.inputs[2], gs.Constant) or node.inputs[2].values.ndim != 1:
         return None
     if node.attrs.get("alpha", 1.0) != 1.0 or node.attrs.get("beta", 1.0) != 1.0:
         return None
-    scales = []
-    for tensor in node.inputs[:2]:
-        if not tensor.inputs or tensor.inputs[0].op != "DequantizeLinear":
-            return None
-        scales.append(tensor.inputs[0].inputs[1].values)
-    return np.asarray(scales[0] * scales[1], np.float32)
+    factors = [tensor.inputs[0] if tensor.inputs else None for tensor in node.inputs[:2]]
+    return node.inputs[2] if all(each is not None and each.op == "DequantizeLinear" for each in factors) else None
+
+
+def _product_scales(node: gs.Node) -> np.ndarray | None:
+    """scale_x * scale_W, [C] or a single one; None when the node is no integer product with a plain constant bias."""
+    if bias_of_product(node) is None:
+        return None
+    first, second = (tensor.inputs[0].inputs[1].values for tensor in node.inputs[:2])
+    return np.asarray(first * second, np.float32)
 
 
 def quantized(weight: np.ndarray, scale: np.ndarray, zero: np.ndarray, axis: int | None) -> np.ndarray:

@@ -47,9 +47,9 @@ def learn(run: Run, target: str) -> None:
     if not reason:
         candidate = with_qdq(trained.model, trained.plan)
         held_out = run.batches(_judges(run), first=len(run.training))
-        original = Session(run.original, run.options.device)
-        before, after = (
-            agreement(original, Session(each, run.options.device), held_out)
+        original, device = Session(run.original, run.options.device), run.options.device
+        before, after = (  # as written: biases at few bits are kept from being rounded, see passes/precise_biases.py
+            agreement(original, Session(each, device, as_written=True), held_out)
             for each in (run.results[target], candidate)
         )
         if after.distance <= before.distance:

@@ -125,6 +125,13 @@ def bias_float(view: View, target: Target) -> Iterator[Finding]:
         yield Finding("warning", "bias-float", view.label(node), message, fix)
 
 
+def _writes_codes(view: View, name: str) -> bool:
+    """Whether a quantizer reads a tensor, at once or behind a Relu."""
+    reader = view.only_reader(name)
+    behind = reader.output[0] if reader is not None and reader.op_type == "Relu" else name
+    return view.quantizer_after(behind) is not None
+
+
 def bias_scale(view: View, target: Target) -> Iterator[Finding]:
     """An int32 bias whose scale is not input scale times weight scale, which integer kernels take for granted."""
     if target.reader.misfit != "misread":
@@ -140,8 +147,10 @@ def bias_scale(view: View, target: Target) -> Iterator[Finding]:
         if bias.type != "int32" or bias.scale.size not in (1, product.size) or not product.all():
             continue
         worst = float(np.abs(bias.scale.ravel() / product - 1).max())
+        product_layer = node.op_type not in CONVOLUTIONS
+        if not product_layer and not _writes_codes(view, node.output[0]):
+            continue  # it is computed in float, with the bias as it is
         if worst > BIAS_TOLERANCE:
-            product_layer = node.op_type not in CONVOLUTIONS
             message = f"the scale of its int32 bias is off by up to {worst:.2g} of input scale times weight scale"
             outcome = "wrong numbers" if product_layer else "it stays in float"
             yield Finding(

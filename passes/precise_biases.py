@@ -1,0 +1,71 @@
+"""Biases of convolutions that run in float, where the runtime would round them.
+
+    x -> DQ(s_x) -> Conv(DQ(W, s_W), b) -> Clip -> Q          the runtime rounds b to whole multiples of s_x s_W
+
+    b = code * s_b + error       s_b = max |b| / 2^30        |error| <= s_b / 2
+
+    DQ(x) -> Conv(DQ(W), b) -> Clip -> Q     becomes     DQ(x) -> Conv(DQ(W), DQ(code, s_b)) -> Clip -> Q
+
+An integer kernel needs that bias, and the rounding is fine: s_x s_W is a small part of what 8 bits tell apart. With
+few bits both scales are coarse, and a convolution in front of a Clip to few codes is computed in float: nothing is
+gained by the rounding, and a good part of the answers changes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from passes.base import Pass, PassResult
+from passes.freeze_weights import bias_of_product
+
+FINEST = 2**30
+SMALLEST = 1e-38  # that float32 holds in full
+
+
+@dataclass(frozen=True)
+class PreciseBiases(Pass):
+    """Put biases out of the runtime's reach, of convolutions whose output is clipped to few codes."""
+
+    name: ClassVar[str] = "precise-biases"
+
+    def __call__(self, graph: gs.Graph) -> PassResult:
+        changed = 0
+        for node in [each for each in graph.nodes if each.op == "Conv"]:
+            bias = bias_of_product(node)
+            if bias is None or not _clipped_to_few(node.outputs[0]):
+                continue
+            largest = float(np.abs(bias.values).max(initial=0.0))
+            scale = np.array(max(largest / FINEST, SMALLEST), np.float32)
+            codes = np.rint(bias.values.astype(np.float64) / scale).astype(np.int32)
+            held, step = gs.Constant(f"{bias.name}_{node.name}_codes", codes), f"{bias.name}_{node.name}_step"
+            real = gs.Variable(f"{bias.name}_{node.name}_real", np.dtype(np.float32), codes.shape)
+            graph.layer(op="DequantizeLinear", name=f"{node.name}_bias_DQ", inputs=[held, gs.Constant(step, scale)],
+                        outputs=[real])  # fmt: skip
+            node.inputs[2] = real
+            changed += 1
+        graph.cleanup().toposort()
+        return PassResult(changed)
+
+
+def _clipped_to_few(tensor: gs.Tensor) -> bool:
+    """Whether a Clip reads the tensor that keeps to fewer codes than the quantizer behind it has: what no integer
+    kernel does, while the runtime takes it for a quantizer that follows."""
+    clips = [reader for reader in tensor.outputs if reader.op == "Clip"]
+    pairs = [(clip, each) for clip in clips for each in clip.outputs[0].outputs if each.op == "QuantizeLinear"]
+    return any(_narrower(clip, each) for clip, each in pairs)
+
+
+def _narrower(clip: gs.Node, quantizer: gs.Node) -> bool:
+    """Whether a Clip keeps to fewer codes than the quantizer behind it has. Unknown bounds count as wide."""
+    bounds = [tensor.values for tensor in clip.inputs[1:3] if isinstance(tensor, gs.Constant)]
+    if len(bounds) < 2 or len(quantizer.inputs) < 3 or not isinstance(quantizer.inputs[2], gs.Constant):
+        return False
+    scale, zero = (tensor.values for tensor in quantizer.inputs[1:3])
+    limits = np.iinfo(zero.dtype)
+    low, high = ((limit - float(zero)) * float(scale) for limit in (limits.min, limits.max))
+    half = 0.5 * float(scale)
+    return float(bounds[0]) > low + half or float(bounds[1]) < high - half

@@ -1,0 +1,82 @@
+"""Biases of convolutions that run in float are kept from being rounded, and no others."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+import pytest
+from onnx import numpy_helper, parser
+
+from onnxdfq.engine.ort import Session
+from passes.precise_biases import PreciseBiases
+
+CODES = 7  # of an activation of 3 bits
+STEP, WEIGHT_STEP, OUT_STEP = 0.5, 0.3, 0.25
+
+
+def model(after: str) -> onnx.ModelProto:
+    """Conv on codes; what follows it writes y."""
+    text = f"""<ir_version: 8, opset_import: ["" : 17]> g (float[N, 2, 4, 4] x) => (float[N, 3, 4, 4] y) {{
+        a = QuantizeLinear(x, step, zero)
+        b = DequantizeLinear(a, step, zero)
+        v = DequantizeLinear(w, weight_step, weight_zero)
+        [conv] c = Conv<pads = [1, 1, 1, 1]>(b, v, bias)
+        {after}
+    }}"""
+    made = parser.parse_model(text)
+    rng = np.random.default_rng(0)
+    held = {
+        "step": np.float32(STEP), "zero": np.uint8(0), "weight_step": np.float32(WEIGHT_STEP),
+        "weight_zero": np.int8(0), "w": rng.integers(-3, 4, (3, 2, 3, 3)).astype(np.int8),
+        "bias": np.array([0.07, -0.21, 0.36], np.float32), "out_step": np.float32(OUT_STEP),
+        "low": np.float32(0), "few": np.float32(CODES * OUT_STEP), "all": np.float32(255 * OUT_STEP),
+    }  # fmt: skip
+    made.graph.initializer.extend(numpy_helper.from_array(np.asarray(value), name) for name, value in held.items())
+    onnx.checker.check_model(made)
+    return made
+
+
+CLIPPED = """d = Clip(c, low, few)
+    q = QuantizeLinear(d, out_step, zero)
+    y = DequantizeLinear(q, out_step, zero)"""
+OTHERS = {
+    "a quantizer": "q = QuantizeLinear(c, out_step, zero) y = DequantizeLinear(q, out_step, zero)",
+    "a Relu": "d = Relu(c) q = QuantizeLinear(d, out_step, zero) y = DequantizeLinear(q, out_step, zero)",
+    "a Clip of all codes": "d = Clip(c, low, all) q = QuantizeLinear(d, out_step, zero) "
+    "y = DequantizeLinear(q, out_step, zero)",
+    "a sum in float": "y = Add(c, c)",
+}
+
+
+def applied(made: onnx.ModelProto) -> tuple[onnx.ModelProto, int]:
+    graph = gs.import_onnx(made)
+    result = PreciseBiases()(graph)
+    return gs.export_onnx(graph), result.changed
+
+
+def test_the_runtime_computes_with_the_bias_as_it_is() -> None:
+    before = model(CLIPPED)
+    made, changed = applied(before)
+    assert changed == 1
+    onnx.checker.check_model(made)
+    x = np.random.default_rng(1).uniform(0, 3, (4, 2, 4, 4)).astype(np.float32)
+    exact = Session(before, as_written=True).run({"x": x})["y"]
+    np.testing.assert_allclose(Session(made).run({"x": x})["y"], exact, atol=1e-5)
+    assert np.abs(Session(before).run({"x": x})["y"] - exact).max() > 0.01, "else there is nothing to mend"
+
+
+@pytest.mark.parametrize("after", OTHERS.values(), ids=OTHERS)
+def test_other_biases_are_left_alone(after: str) -> None:
+    made, changed = applied(model(after))
+    assert changed == 0
+    assert "bias" in {tensor.name for tensor in made.graph.initializer}
+
+
+def test_biases_of_float_layers_are_left_alone() -> None:
+    text = "<ir_version: 8, opset_import: [\"\" : 17]> g (float[N, 2, 4, 4] x) => (float[N, 3, 2, 2] y) " \
+        "{ y = Conv(x, w, bias) }"  # fmt: skip
+    made = parser.parse_model(text)
+    for name, shape in {"w": (3, 2, 3, 3), "bias": (3,)}.items():
+        made.graph.initializer.append(numpy_helper.from_array(np.ones(shape, np.float32), name))
+    assert applied(made)[1] == 0
