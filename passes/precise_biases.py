@@ -61,11 +61,10 @@ def _clipped_to_few(tensor: gs.Tensor) -> bool:
 
 def _narrower(clip: gs.Node, quantizer: gs.Node) -> bool:
     """Whether a Clip keeps to fewer codes than the quantizer behind it has. Unknown bounds count as wide."""
-    bounds = [tensor.values for tensor in clip.inputs[1:3] if isinstance(tensor, gs.Constant)]
-    if len(bounds) < 2 or len(quantizer.inputs) < 3 or not isinstance(quantizer.inputs[2], gs.Constant):
+    constants = [*clip.inputs[1:3], *quantizer.inputs[1:3]]
+    if len(constants) < 4 or not all(isinstance(each, gs.Constant) and each.values.size == 1 for each in constants):
         return False
-    scale, zero = (tensor.values for tensor in quantizer.inputs[1:3])
-    limits = np.iinfo(zero.dtype)
-    low, high = ((limit - float(zero)) * float(scale) for limit in (limits.min, limits.max))
-    half = 0.5 * float(scale)
-    return float(bounds[0]) > low + half or float(bounds[1]) < high - half
+    lowest, highest, scale, zero = (each.values.item() for each in constants)  # whatever the rank of such a number
+    limits = np.iinfo(constants[3].values.dtype)
+    low, high = (limits.min - zero) * scale, (limits.max - zero) * scale
+    return bool(lowest > low + 0.5 * scale or highest < high - 0.5 * scale)

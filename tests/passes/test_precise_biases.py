@@ -55,8 +55,12 @@ def applied(made: onnx.ModelProto) -> tuple[onnx.ModelProto, int]:
     return gs.export_onnx(graph), result.changed
 
 
-def test_the_runtime_computes_with_the_bias_as_it_is() -> None:
+@pytest.mark.parametrize("rank", [0, 1])
+def test_the_runtime_computes_with_the_bias_as_it_is(rank: int) -> None:
     before = model(CLIPPED)
+    for tensor in before.graph.initializer:
+        if tensor.name == "out_step":
+            tensor.dims.extend([1] * rank)
     made, changed = applied(before)
     assert changed == 1
     onnx.checker.check_model(made)
