@@ -7,8 +7,8 @@
     DQ(x) -> Conv(DQ(W), b) -> Clip -> Q     becomes     DQ(x) -> Conv(DQ(W), DQ(code, s_b)) -> Clip -> Q
 
 An integer kernel needs that bias, and the rounding is fine: s_x s_W is a small part of what 8 bits tell apart. With
-few bits both scales are coarse, and a convolution in front of a Clip to few codes is computed in float: nothing is
-gained by the rounding, and a good part of the answers changes.
+few bits both scales are coarse. A convolution in front of a Clip to few codes is computed in float anyway; one that
+reads few codes and writes 8 bits is better computed in float than with a bias that is off by a good part of a code.
 """
 
 from __future__ import annotations
@@ -23,12 +23,13 @@ from passes.base import Pass, PassResult
 from passes.freeze_weights import bias_of_product
 
 FINEST = 2**30
+COARSE = 0.5  # of a code that is written: 8-bit layers are far below, products of 4 bits by 4 bits are not
 SMALLEST = 1e-38  # that float32 holds in full
 
 
 @dataclass(frozen=True)
 class PreciseBiases(Pass):
-    """Put biases out of the runtime's reach, of convolutions whose output is clipped to few codes."""
+    """Put biases out of the runtime's reach, of convolutions that the rounding would harm."""
 
     name: ClassVar[str] = "precise-biases"
 
@@ -36,7 +37,7 @@ class PreciseBiases(Pass):
         changed = 0
         for node in [each for each in graph.nodes if each.op == "Conv"]:
             bias = bias_of_product(node)
-            if bias is None or not _clipped_to_few(node.outputs[0]):
+            if bias is None or not (_clipped_to_few(node.outputs[0]) or _coarse(node)):
                 continue
             largest = float(np.abs(bias.values).max(initial=0.0))
             scale = np.array(max(largest / FINEST, SMALLEST), np.float32)
@@ -49,6 +50,19 @@ class PreciseBiases(Pass):
             changed += 1
         graph.cleanup().toposort()
         return PassResult(changed)
+
+
+def _coarse(node: gs.Node) -> bool:
+    """Whether a bias in steps of s_x s_W is coarse beside the codes that are written: then a float kernel is better."""
+    written = node.outputs[0]
+    readers = [*written.outputs, *(each for reader in written.outputs if reader.op in ("Relu", "Clip")
+                                   for each in reader.outputs[0].outputs)]  # fmt: skip
+    steps = [reader.inputs[1] for reader in readers if reader.op == "QuantizeLinear"]
+    factors = [tensor.inputs[0].inputs[1] for tensor in node.inputs[:2]]
+    if not steps or not all(isinstance(each, gs.Constant) for each in (*steps, *factors)):
+        return False
+    first, second = (each.values for each in factors)
+    return bool(np.max(first * second) > COARSE * min(float(np.min(each.values)) for each in steps))
 
 
 def _clipped_to_few(tensor: gs.Tensor) -> bool:

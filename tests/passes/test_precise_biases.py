@@ -12,7 +12,7 @@ from onnxdfq.engine.ort import Session
 from passes.precise_biases import PreciseBiases
 
 CODES = 7  # of an activation of 3 bits
-STEP, WEIGHT_STEP, OUT_STEP = 0.5, 0.3, 0.25
+STEP, WEIGHT_STEP, OUT_STEP = 0.5, 0.3, 0.5
 
 
 def model(after: str) -> onnx.ModelProto:
@@ -75,6 +75,20 @@ def test_other_biases_are_left_alone(after: str) -> None:
     made, changed = applied(model(after))
     assert changed == 0
     assert "bias" in {tensor.name for tensor in made.graph.initializer}
+
+
+@pytest.mark.parametrize("after", [OTHERS["a quantizer"], OTHERS["a Relu"]])
+def test_a_bias_that_would_be_off_by_a_good_part_of_a_code_is_kept_as_it_is(after: str) -> None:
+    before = model(after)
+    for tensor in before.graph.initializer:
+        if tensor.name == "out_step":
+            tensor.CopyFrom(numpy_helper.from_array(np.asarray(np.float32(1.5 * STEP * WEIGHT_STEP)), "out_step"))
+    made, changed = applied(before)
+    assert changed == 1
+    x = np.random.default_rng(1).uniform(0, 3, (4, 2, 4, 4)).astype(np.float32)
+    exact = Session(before, as_written=True).run({"x": x})["y"]
+    np.testing.assert_allclose(Session(made).run({"x": x})["y"], exact, atol=1e-5)
+    assert np.abs(Session(before).run({"x": x})["y"] - exact).max() > 0.01
 
 
 def test_biases_of_float_layers_are_left_alone() -> None:
