@@ -36,13 +36,12 @@ def quantize_with_rollback(run: Run, wanted: float) -> Run:
         return best
     worst_first = _by_damage(best, target)
     runs = {0: best}
-    low, high = 0, len(worst_first)  # too few, and enough as far as is known
+    low, high = 0, len(worst_first)  # too few, and more than there may be: something has to be left to quantize
     while low + 1 < high:
         middle = (low + high) // 2
         runs[middle] = _made(run, worst_first[:middle])
         low, high = (low, middle) if _agreement(runs[middle], target) >= wanted else (middle, high)
-    if high not in runs:
-        runs[high] = _made(run, worst_first)
+    high = min(high, max(runs))
     found = runs[high]
     tried = ", ".join(f"{_agreement(each, target):.1f} % with {count}" for count, each in sorted(runs.items()))
     found.report.rolled_back = worst_first[:high]

@@ -104,8 +104,8 @@ def test_unknown_domain_of_an_operator(tmp_path: Path, fails: Callable[..., str]
     [
         (["--bits", "9"], "--bits 9 is not supported. choose from 2 to 8"),
         (["--bits", "1"], "--bits 1 is not supported"),
-        (["--bits", "many"], "--bits: many is not a number of bits, nor two such as 4/8"),
-        (["--bits", "2/4/8"], "--bits: 2/4/8 is not a number of bits, nor two such as 4/8"),
+        (["--bits", "many"], "--bits: many is not a number of bits, nor several such as 4/8, 4/6/8 or 8/fp32"),
+        (["--bits", "2/4/8"], "several bits are levels, of which each image gets one"),
         (["--bits", "4/"], "--bits: 4/ is not a number of bits"),
         (["--bits", "6/2"], "--bits 6/2 has the higher number first. give 2/6"),
         (["--act-bits", "some"], "--act-bits: some is not a number of bits"),
@@ -287,7 +287,7 @@ def test_help_has_an_example_of_each_verb(verb: str, capsys: pytest.CaptureFixtu
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ([], "arguments are required: quantize|inspect|check|explain|retarget|synth|targets"),
+        ([], "arguments are required: quantize|inspect|check|compare|explain|retarget|synth|run|targets"),
         (["frobnicate"], "invalid choice: 'frobnicate'"),
         (["quantize"], "arguments are required: model"),
         (["inspect"], "arguments are required: model"),
