@@ -7,8 +7,8 @@
     DQ(x) -> Conv(DQ(W), b) -> Clip -> Q     becomes     DQ(x) -> Conv(DQ(W), DQ(code, s_b)) -> Clip -> Q
 
 An integer kernel needs that bias, and the rounding is fine: s_x s_W is a small part of what 8 bits tell apart. With
-few bits both scales are coarse. A convolution in front of a Clip to few codes is computed in float anyway; one that
-reads few codes and writes 8 bits is better computed in float than with a bias that is off by a good part of a code.
+few bits both scales are coarse, while no time is to be won: layers between Clips to few codes are computed in float,
+and the few others that read such are better computed there too than with biases that are off.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ from passes.base import Pass, PassResult
 from passes.freeze_weights import bias_of_product
 
 FINEST = 2**30
-COARSE = 0.5  # of a code that is written: 8-bit layers are far below, products of 4 bits by 4 bits are not
 SMALLEST = 1e-38  # that float32 holds in full
 
 
@@ -37,7 +36,7 @@ class PreciseBiases(Pass):
         changed = 0
         for node in [each for each in graph.nodes if each.op == "Conv"]:
             bias = bias_of_product(node)
-            if bias is None or not (_clipped_to_few(node.outputs[0]) or _coarse(node)):
+            if bias is None or not (_read_as_few(node.inputs[0]) or _written_as_few(node.outputs[0])):
                 continue
             largest = float(np.abs(bias.values).max(initial=0.0))
             scale = np.array(max(largest / FINEST, SMALLEST), np.float32)
@@ -52,25 +51,23 @@ class PreciseBiases(Pass):
         return PassResult(changed)
 
 
-def _coarse(node: gs.Node) -> bool:
-    """Whether a bias in steps of s_x s_W is coarse beside the codes that are written: then a float kernel is better."""
-    written = node.outputs[0]
-    readers = [*written.outputs, *(each for reader in written.outputs if reader.op in ("Relu", "Clip")
-                                   for each in reader.outputs[0].outputs)]  # fmt: skip
-    steps = [reader.inputs[1] for reader in readers if reader.op == "QuantizeLinear"]
-    factors = [tensor.inputs[0].inputs[1] for tensor in node.inputs[:2]]
-    if not steps or not all(isinstance(each, gs.Constant) for each in (*steps, *factors)):
-        return False
-    first, second = (each.values for each in factors)
-    return bool(np.max(first * second) > COARSE * min(float(np.min(each.values)) for each in steps))
-
-
-def _clipped_to_few(tensor: gs.Tensor) -> bool:
+def _written_as_few(tensor: gs.Tensor) -> bool:
     """Whether a Clip reads the tensor that keeps to fewer codes than the quantizer behind it has: what no integer
     kernel does, while the runtime takes it for a quantizer that follows."""
     clips = [reader for reader in tensor.outputs if reader.op == "Clip"]
     pairs = [(clip, each) for clip in clips for each in clip.outputs[0].outputs if each.op == "QuantizeLinear"]
     return any(_narrower(clip, each) for clip, each in pairs)
+
+
+def _read_as_few(tensor: gs.Tensor) -> bool:
+    """Whether a dequantized tensor holds fewer codes than its type has."""
+    chain = [tensor]
+    while len(chain) < 4 and chain[-1].inputs and chain[-1].inputs[0].inputs:
+        chain.append(chain[-1].inputs[0].inputs[0])
+    writers = [each.inputs[0] if each.inputs else None for each in chain]  # DequantizeLinear, QuantizeLinear, Clip
+    if len(writers) < 3 or [getattr(each, "op", "") for each in writers[1:3]] != ["QuantizeLinear", "Clip"]:
+        return False
+    return _narrower(writers[2], writers[1])
 
 
 def _narrower(clip: gs.Node, quantizer: gs.Node) -> bool:

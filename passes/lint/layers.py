@@ -9,10 +9,10 @@ from onnx import NodeProto
 
 from passes.lint.view import Finding, Quantizer, View, attribute
 from passes.placement import CONVOLUTIONS, WEIGHTED
-from passes.precise_biases import COARSE
 from passes.targets import Target
 
 BITS = {"int4": 4, "uint4": 4, "int2": 2, "uint2": 2}  # of packed types
+FINER = 1e-3  # of that product: a scale that no integer kernel was meant for
 BIAS_TOLERANCE = 1e-3  # of a bias scale, to the product of the two others
 
 
@@ -126,16 +126,6 @@ def bias_float(view: View, target: Target) -> Iterator[Finding]:
         yield Finding("warning", "bias-float", view.label(node), message, fix)
 
 
-def _better_in_float(view: View, node: NodeProto, product: np.ndarray) -> bool:
-    """Whether a convolution writes no codes, or finer ones than an integer kernel's bias could tell apart."""
-    reader = view.only_reader(node.output[0])
-    behind = reader.output[0] if reader is not None and reader.op_type == "Relu" else node.output[0]
-    quantizer = view.quantizer_after(behind)
-    if quantizer is None:
-        return True
-    return quantizer.scale is not None and bool(product.max() > COARSE * quantizer.scale.min())
-
-
 def bias_scale(view: View, target: Target) -> Iterator[Finding]:
     """An int32 bias whose scale is not input scale times weight scale, which integer kernels take for granted."""
     if target.reader.misfit != "misread":
@@ -152,8 +142,8 @@ def bias_scale(view: View, target: Target) -> Iterator[Finding]:
             continue
         worst = float(np.abs(bias.scale.ravel() / product - 1).max())
         product_layer = node.op_type not in CONVOLUTIONS
-        if not product_layer and _better_in_float(view, node, product):
-            continue
+        if not product_layer and bias.scale.max() < FINER * product.min():
+            continue  # finer on purpose, see passes/precise_biases.py
         if worst > BIAS_TOLERANCE:
             message = f"the scale of its int32 bias is off by up to {worst:.2g} of input scale times weight scale"
             outcome = "wrong numbers" if product_layer else "it stays in float"
