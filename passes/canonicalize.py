@@ -40,7 +40,9 @@ def raise_opset(model: onnx.ModelProto, minimum: int = MIN_OPSET) -> onnx.ModelP
         except Exception as error:  # the converter raises bare RuntimeError and C++ errors alike
             raise ValueError(f"opset {opset} can't be raised to {minimum}: {str(error).splitlines()[0]}") from error
         helper.set_model_props(model, metadata)
-    model.ir_version = max(model.ir_version, helper.find_min_ir_version_for(list(model.opset_import)))
+    # Peers import domains of their own, used or not
+    needed = helper.find_min_ir_version_for(list(model.opset_import), ignore_unknown=True)
+    model.ir_version = max(model.ir_version, needed)
     return model
 
 

@@ -228,6 +228,13 @@ def test_what_the_converter_cannot_raise_is_refused_in_one_line():
     assert "\n" not in str(caught.value)
 
 
+def test_domains_that_onnx_does_not_know_are_no_obstacle():
+    model = onnx.parser.parse_model(
+        '<ir_version: 7, opset_import: ["" : 18, "com.microsoft" : 1]> g (float[1] x) => (float[1] y) { y = Relu(x) }'
+    )
+    assert raise_opset(model).ir_version == 8
+
+
 def test_a_model_without_an_opset_counts_as_1():
     assert default_opset(onnx.ModelProto()) == 1
     assert default_opset(onnx.ModelProto(opset_import=[helper.make_opsetid("other", 3)])) == 1
