@@ -23,6 +23,7 @@ DIGITS = Path(__file__).parents[3] / "models" / "digits_mobilenet.onnx"
 
 @pytest.fixture(autouse=True)
 def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("onnxdfq.run.MOST_TRAINING_IMAGES", 192)
     monkeypatch.setattr(router, "STEPS", 20)
     monkeypatch.setattr(router, "WARM_UP", 10)
 
