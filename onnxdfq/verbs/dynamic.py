@@ -35,8 +35,8 @@ def run(parsed: argparse.Namespace) -> int:
     # Imports wait until here: --help has to be quick.
     from rich.console import Console
 
-    from onnxdfq.api import quantize_dynamic
     from onnxdfq.console import progress_for
+    from onnxdfq.dynamic.api import quantize_dynamic
     from onnxdfq.dynamic.tables import show_dynamic
     from onnxdfq.model_file import check_writable, write_bytes
 
