@@ -56,8 +56,3 @@ def ask(
             kept.append(scores.reshape(len(scores), -1))
     first, *others = (np.concatenate(each) for each in found)
     return Answers(first, tuple(others), probabilities)
-
-
-def are_probabilities(scores: np.ndarray) -> bool:
-    """Whether rows of scores [N, K] are shares that make one."""
-    return bool((scores >= 0).all() and np.allclose(scores.sum(1), 1, atol=1e-2))

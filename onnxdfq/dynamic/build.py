@@ -16,7 +16,7 @@ from onnx import helper
 
 from onnxdfq.config import Options
 from onnxdfq.console import Progress, peak_megabytes
-from onnxdfq.dynamic.answers import Answers, are_probabilities, ask
+from onnxdfq.dynamic.answers import Answers, ask
 from onnxdfq.dynamic.bundle import Input, LevelFile, Manifest, level_file
 from onnxdfq.dynamic.cascade import Cascade, Wanted, fit
 from onnxdfq.dynamic.costs import bit_operations
@@ -32,6 +32,7 @@ from onnxdfq.pipeline import BEFORE_IMAGES, WITH_IMAGES, prepare, quantize_prepa
 from onnxdfq.report.curves import curves
 from onnxdfq.report.report import Report
 from onnxdfq.run import Run
+from onnxdfq.verify.agreement import are_probabilities
 from onnxdfq.verify.latency import paired_milliseconds
 from passes.base import Pass, run_passes
 from passes.float16 import Float16

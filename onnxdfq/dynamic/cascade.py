@@ -18,6 +18,7 @@ import numpy as np
 from onnxdfq.dynamic.answers import Answers
 
 CANDIDATES = {0: 0, 1: 256, 2: 48, 3: 16}  # thresholds that are tried, by how many have to be found
+ROUNDING = 1e-9  # a mean of equal costs is not quite that cost
 NEVER = 2.0  # a threshold that no margin reaches
 
 
@@ -60,7 +61,7 @@ def fit(answers: Answers, costs: Sequence[float], wanted: Wanted) -> Cascade:
         share = 100 * float(answers.right[level, np.arange(len(level))].mean())
         cost = float(cascade.paid(costs, level).mean())
         if wanted.cost is not None:
-            return (min(wanted.cost * (1 + 1e-9) - cost, 0.0), share, -cost)  # a mean of equal costs is rounded
+            return (min(wanted.cost * (1 + ROUNDING) - cost, 0.0), share, -cost)
         return (min(share - (wanted.agreement or 0.0), 0.0), -cost)
 
     return max(_candidates(answers, len(costs)), key=worth)

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnxdfq.dynamic.answers import Answers
-from onnxdfq.dynamic.cascade import Cascade
-from onnxdfq.dynamic.frontier import ROUNDING, by_lot
+from onnxdfq.dynamic.cascade import ROUNDING, Cascade
+from onnxdfq.dynamic.frontier import by_lot
 
 
 @dataclass(frozen=True)

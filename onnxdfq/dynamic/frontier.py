@@ -18,10 +18,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from onnxdfq.dynamic.answers import Answers
-from onnxdfq.dynamic.cascade import Cascade, Wanted, fit
+from onnxdfq.dynamic.cascade import ROUNDING, Cascade, Wanted, fit
 
 POINTS = 12
-ROUNDING = 1e-9  # a mean of equal costs is not quite that cost
 
 
 def single(costs: Sequence[float], right: np.ndarray) -> list[tuple[float, float]]:

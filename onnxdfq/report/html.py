@@ -48,8 +48,8 @@ def section(title: str, *parts: str) -> str:
     return f"<section><h2>{escape(title)}</h2>{inner}</section>\n" if inner else ""
 
 
-def paragraph(text: str, kind: str = "") -> str:
-    return f"<p{f' class={kind!r}' if kind else ''}>{escape(text)}</p>" if text else ""
+def paragraph(text: str) -> str:
+    return f"<p>{escape(text)}</p>" if text else ""
 
 
 def facts(pairs: Mapping[str, object]) -> str:

@@ -6,6 +6,7 @@ import base64
 import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from html import escape
 
 from onnxdfq.report.html import bars, command, document, facts, folded, listed, paragraph, section, table
 from onnxdfq.report.kernels import float_layers, kernel_summary
@@ -18,7 +19,7 @@ CLIPPED = 0.1  # percent of an activation beyond its codes, from which on it is 
 
 def page(report: Report, sheet: bytes = b"") -> str:
     """The page of a quantize run. sheet: a PNG of the images that calibrated."""
-    body = [f"<h1>{_escaped(report.model)}</h1>", _verdict(report), _before_and_after(report)]
+    body = [f"<h1>{escape(report.model)}</h1>", _verdict(report), _before_and_after(report)]
     for name, target in report.targets.items():
         of = f" ({name})" if len(report.targets) > 1 else ""
         body += [
@@ -33,10 +34,6 @@ def page(report: Report, sheet: bytes = b"") -> str:
     body += [section("What was assumed", _assumed(report)), section("Images", _images(report, sheet))]
     body.append("<footer>everything on this page, and more, is in the JSON report beside it</footer>")
     return document(f"onnxdfq: {report.model}", body)
-
-
-def _escaped(text: str) -> str:
-    return paragraph(text)[3:-4]
 
 
 def _verdict(report: Report) -> str:

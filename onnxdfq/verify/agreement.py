@@ -81,9 +81,14 @@ def kl(first: np.ndarray, second: np.ndarray) -> float:
     return float((np.exp(p) * (p - q)).sum())
 
 
+def are_probabilities(scores: np.ndarray) -> bool:
+    """Whether rows of scores [N, K] are shares that make one."""
+    return bool((scores >= 0).all() and np.allclose(scores.sum(1), 1, atol=1e-2))
+
+
 def log_probabilities(scores: np.ndarray) -> np.ndarray:
     """[N, K] of an output that holds scores or probabilities."""
-    if (scores >= 0).all() and np.allclose(scores.sum(1), 1, atol=1e-2):
+    if are_probabilities(scores):
         return np.log(np.maximum(scores, 1e-9))
     shifted = scores - scores.max(1, keepdims=True)
     return shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
