@@ -29,6 +29,7 @@ from onnxdfq.plan_file import read_plan
 from onnxdfq.recipes import AUTO, CHEAPEST_FIRST
 from onnxdfq.report.page import page as show
 from onnxdfq.report.report import Report
+from onnxdfq.rollback import quantize_with_rollback
 from onnxdfq.run import Run
 from onnxdfq.stages.synthesis import judge, make
 from passes.weight_scales import Scales
@@ -195,8 +196,6 @@ def quantize(
         described = {name: str(value) if isinstance(value, Path) else value for name, value in described.items()}
         report = Report(str(path), path.stat().st_size, described)
         if rollback:
-            from onnxdfq.rollback import quantize_with_rollback  # torch
-
             return quantize_with_rollback(Run(options, progress or Progress(), original, report, ranks), gate.held_out)
         return quantize_model(original, options, report, progress or Progress(), ranks)
 

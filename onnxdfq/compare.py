@@ -68,7 +68,7 @@ def compare(first: Path, second: Path, options: Options, progress: Progress) -> 
     pixels, images = _pixels(run)
     with progress.stage("compare answers"):
         sessions = [Session(model, options.device) for model in models]
-        found = agreement(sessions[0], sessions[1], run.batches(pixels))
+        found = agreement(sessions[0], sessions[1], {"": run.batches(pixels)})
     accuracies = None
     if run.labelled is not None:
         with progress.stage("count on labelled images"):

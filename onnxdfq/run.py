@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -49,6 +50,7 @@ class Run:
     training: np.ndarray = field(init=False)
     calibration: np.ndarray = field(init=False)
     held_out: np.ndarray = field(init=False)
+    judges: Mapping[str, np.ndarray] = field(init=False)  # by kind, see images/judges.py
     placements: dict[str, Placement] = field(default_factory=dict)
     overrides: Overrides = field(default_factory=Overrides)
     ranges: dict[str, tuple[float, float]] = field(default_factory=dict)  # of all tensors that some target may want
@@ -70,7 +72,8 @@ class Run:
         other = Run(options, self.progress, self.original, report, self.ranks)
         other.model = other.canonical = self.canonical
         other.graph = gs.import_onnx(self.canonical)
-        for name in ("into", "domain", "guides", "labelled", "given", "training", "calibration", "held_out"):
+        for name in ("into", "domain", "guides", "labelled", "given", "training", "calibration", "held_out",
+                     "judges"):  # fmt: skip
             setattr(other, name, getattr(self, name))
         return other
 
@@ -107,6 +110,10 @@ class Run:
     def most_given(self) -> int:
         """How many images it takes at most of those that the user has."""
         return GIVEN_TIMES * self.wanted
+
+    def to_judge(self) -> dict[str, list[dict[str, np.ndarray]]]:
+        """The images that judge as feeds for the model, by kind."""
+        return {kind: self.batches(pixels, first=len(self.training)) for kind, pixels in self.judges.items()}
 
     def batches(self, pixels: np.ndarray, first: int = 0) -> list[dict[str, np.ndarray]]:
         """Pixels as feeds for the model, in batches that it accepts, small enough for all activations of one. first:

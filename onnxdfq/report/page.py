@@ -144,7 +144,7 @@ def _made(target: TargetReport) -> str:
         "rounding": target.rounding,
         "learning": target.learning,
         "bias correction": target.bias_correction,
-        "verified on": f"{target.provider}, {target.agreement.images} held-out images",
+        "verified on": f"{target.provider}, {target.agreement.images_in_words}",
         "SQNR of outputs": _sqnr(target),
     })  # fmt: skip
 
@@ -173,7 +173,7 @@ def _assumed(report: Report) -> str:
         "BatchNormalization": report.batchnorm,
         "equalization": report.equalization,
         "seed": str(report.options.get("seed", "")),
-        "rolled back to float": ", ".join(report.rolled_back or ()),
+        "rolled back": ", ".join(f"{layer} ({kind})" for layer, kind in (report.rolled_back or {}).items()),
         "processor": known.pop("cpu", ""),
         "versions": ", ".join(f"{name} {version}" for name, version in known.items()),
         "time": f"{sum(report.stages.values()):.0f} s, {report.peak_mb:.0f} MB",

@@ -68,7 +68,7 @@ class Report:
     quality: of the images, 0 to 1, None where nothing tells. difficulty: rank correlation of how difficult images were
     meant to be with how unsure the model is of them, where some were meant to be. accuracy: of the float model, in
     percent, when labelled images were given. stages: name -> seconds. ranges: (low, high) by tensor, of all that some
-    target may quantize. rolled_back: layers put back to float, None where that was not asked for. gate: what was
+    target may quantize. rolled_back: what layers were put back to, None where that was not asked for. gate: what was
     demanded and does not hold, empty where all holds.
     """
 
@@ -90,7 +90,7 @@ class Report:
     ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     accuracy: float | None = None
     targets: dict[str, TargetReport] = field(default_factory=dict)
-    rolled_back: list[str] | None = None
+    rolled_back: dict[str, str] | None = None
     gate: str = ""
 
     def to_json(self) -> dict[str, Any]:

@@ -33,7 +33,7 @@ def show_report(report: Report, console: Console) -> None:
     for notice in report.notices:
         facts.add_row("notice", notice)
     if report.rolled_back:
-        facts.add_row("rolled back", ", ".join(report.rolled_back))
+        facts.add_row("rolled back", ", ".join(f"{layer} ({kind})" for layer, kind in report.rolled_back.items()))
     slowest = sorted(report.stages.items(), key=lambda item: -item[1])[:4]
     times = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in slowest)
     facts.add_row("time", f"{sum(report.stages.values()):.1f} s ({times}), peak memory {report.peak_mb:.0f} MB")
@@ -68,7 +68,7 @@ def show_report(report: Report, console: Console) -> None:
         for line in pairs_in_words(target.pairing, PAIRS_SHOWN) if target.pairing is not None else ():
             details.add_row("pairs", Text(line))
         details.add_row("bias correction", target.bias_correction)
-        details.add_row("verified on", f"{target.provider}, {target.agreement.images} held-out images")
+        details.add_row("verified on", f"{target.provider}, {target.agreement.images_in_words}")
         if target.kernels is not None:
             details.add_row("kernels", kernel_summary(target.kernels))
             for reason, nodes in float_layers(target.kernels).items():

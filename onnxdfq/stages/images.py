@@ -10,6 +10,7 @@ from onnxdfq.engine.ort import Session
 from onnxdfq.errors import OnnxdfqError
 from onnxdfq.images.domain import given, preset
 from onnxdfq.images.infer_domain import infer_domain
+from onnxdfq.images.judges import judges
 from onnxdfq.images.procedural import procedural
 from onnxdfq.run import CALIBRATION_IMAGES, Run
 from onnxdfq.stages.synthesis import judge, make
@@ -60,6 +61,9 @@ def make_images(run: Run) -> None:
     out = np.zeros(len(pixels), bool)
     out[np.linspace(0, len(pixels) - 1, held).astype(int)] = True
     run.training, run.held_out = pixels[~out], pixels[out]
+    own = run.given is not None and run.options.source is None
+    others = run.affordable(CALIBRATION_IMAGES)
+    run.judges = {"given": run.held_out} if own else judges(run.held_out, others, run.options.seed)
     # As many as without learning: what is learned is compared with what rounding gives
     few = run.options.many_images and run.given is None
     run.calibration = run.training[: run.affordable(CALIBRATION_IMAGES)] if few else run.training

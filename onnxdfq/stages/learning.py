@@ -46,7 +46,7 @@ def learn(run: Run, target: str) -> None:
     reason = trained.failed
     if not reason:
         candidate = with_qdq(trained.model, trained.plan)
-        held_out = run.batches(_judges(run), first=len(run.training))
+        held_out = run.to_judge()
         original, device = Session(run.original, run.options.device), run.options.device
         before, after = (  # as written: biases at few bits are kept from being rounded, see passes/precise_biases.py
             agreement(original, Session(each, device, as_written=True), held_out)
@@ -74,9 +74,7 @@ def _lacks(run: Run) -> str:
 
 
 def _judges(run: Run) -> np.ndarray:
-    from onnxdfq.tune.mixtures import to_judge_by
-
-    return to_judge_by(run.held_out, run.options.seed)
+    return np.concatenate(list(run.judges.values()))
 
 
 def _trained(run: Run, target: str) -> Trained:

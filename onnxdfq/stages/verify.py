@@ -20,7 +20,7 @@ from passes.targets import TARGETS
 
 def verify(run: Run, target: str) -> None:
     original = Session(run.original, run.options.device)
-    held_out = run.batches(run.held_out, first=len(run.training))
+    held_out = run.to_judge()
     session = _loaded(run, run.results[target], target)
     closeness = agreement(original, session, held_out)
     correction = "not asked for"

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -13,12 +14,14 @@ from onnxdfq.engine.ort import Session
 @dataclass(frozen=True)
 class Agreement:
     """images: how many were compared. top1: share of equal top-1 in percent, and kl: mean KL(original || quantized) in
-    nats; both None where the first output is no vector of scores. sqnr: dB by output, signal to quantization noise."""
+    nats; both None where the first output is no vector of scores. sqnr: dB by output, signal to quantization noise.
+    kinds: top1 of each kind of image, where there are several."""
 
     images: int
     top1: float | None
     kl: float | None
     sqnr: dict[str, float]
+    kinds: dict[str, float] = field(default_factory=dict)
 
     @property
     def distance(self) -> float:
@@ -36,19 +39,33 @@ class Agreement:
         """One line."""
         if self.top1 is None:
             return f"no classifier; compared on {self.images} images"
-        return f"{self.top1:.1f} % (+- {self.error:.1f}) of {self.images} images at the same class, KL {self.kl:.2g}"
+        words = f"{self.top1:.1f} % (+- {self.error:.1f}) of {self.images} images at the same class"
+        return f"{words}{self.kinds_in_words}, KL {self.kl:.2g}"
+
+    @property
+    def images_in_words(self) -> str:
+        """How many images judged, and what each kind of them says."""
+        return f"{self.images} held-out images{self.kinds_in_words}"
+
+    @property
+    def kinds_in_words(self) -> str:
+        """The share of each kind in brackets; empty where there is only one."""
+        kinds = ", ".join(f"{kind} {share:.0f} %" for kind, share in self.kinds.items())
+        return f" ({kinds})" if kinds else ""
 
 
-def agreement(original: Session, quantized: Session, batches: Iterable[Mapping[str, np.ndarray]]) -> Agreement:
-    """Run both models on all batches and compare every floating point output."""
-    images = equal = 0
+def agreement(
+    original: Session, quantized: Session, batches: Mapping[str, Iterable[Mapping[str, np.ndarray]]]
+) -> Agreement:
+    """Run both models on all batches of all kinds and compare every floating point output."""
+    images, equal = Counter[str](), Counter[str]()
     divergence = 0.0
     scored = False
     signal: dict[str, float] = {}
     noise: dict[str, float] = {}
-    for feeds in batches:
+    for kind, feeds in ((kind, feeds) for kind, each in batches.items() for feeds in each):
         expected, computed = original.run(feeds), quantized.run(feeds)
-        images += len(next(iter(feeds.values())))
+        images[kind] += len(next(iter(feeds.values())))
         for position, (name, values) in enumerate(expected.items()):
             if not isinstance(values, np.ndarray) or values.dtype.kind != "f":
                 continue
@@ -60,13 +77,15 @@ def agreement(original: Session, quantized: Session, batches: Iterable[Mapping[s
             if position == 0 and is_scores(values):
                 scored = True
                 first, second = values.reshape(len(values), -1), other.reshape(len(values), -1)
-                equal += int((first.argmax(1) == second.argmax(1)).sum())
+                equal[kind] += int((first.argmax(1) == second.argmax(1)).sum())
                 divergence += kl(first, second)
+    several = scored and len(images) > 1
     return Agreement(
-        images,
-        100 * equal / images if scored else None,
-        divergence / images if scored else None,
+        images.total(),
+        100 * equal.total() / images.total() if scored else None,
+        divergence / images.total() if scored else None,
         {name: decibels(signal[name], noise[name]) for name in signal},
+        {kind: 100 * equal[kind] / count for kind, count in images.items()} if several else {},
     )
 
 

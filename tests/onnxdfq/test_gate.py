@@ -81,16 +81,26 @@ def test_layers_are_rolled_back_until_it_holds(some, tmp_path: Path) -> None:
     assert quantized(*few, "--min-agreement", "90", "--rollback") == 0
     found = json.loads(said.read_text())
     rolled, target = found["rolled_back"], found["targets"]["ort-cpu"]
+    floats = [name for name, kind in rolled.items() if kind == "float"]
+    wide = [name for name, kind in rolled.items() if kind == "8 bits"]
     assert 0 < len(rolled) < target["of"]
-    assert target["layers"] == target["of"] - len(rolled)
+    assert target["layers"] == target["of"] - len(floats)
+    assert all(target["bits"][name] == 8 for name in wide)
     assert target["agreement"]["top1"] >= 90
-    assert "put back to float for 90 % of agreement" in found["notices"][0]
-    model = onnx.load(made)
-    weights = {tensor.name for tensor in model.graph.initializer}
-    by_name = {node.name: node for node in model.graph.node}
-    assert all(by_name[name].input[1] in weights for name in rolled), "their weights are float initializers"
+    assert f"{len(wide)} put back to 8 bits" in found["notices"][0]
     assert quantized("-o", made, "--report", said, "--min-agreement", "1", "--rollback") == 0
-    assert json.loads(said.read_text())["rolled_back"] == []
+    assert json.loads(said.read_text())["rolled_back"] == {}
+
+
+def test_float_comes_first_where_activations_have_few_bits(some, tmp_path: Path) -> None:
+    made, said = tmp_path / "made.onnx", tmp_path / "report.json"
+    few = ("--bits", "4", "--act-bits", "2", "--all-layers", "--no-bias-correction", "-o", made, "--report", said)
+    assert quantized(*few, "--min-agreement", "80", "--rollback") == 0
+    rolled = json.loads(said.read_text())["rolled_back"]
+    assert set(rolled.values()) == {"float"}
+    weights = {tensor.name for tensor in onnx.load(made).graph.initializer}
+    by_name = {node.name: node for node in onnx.load(made).graph.node}
+    assert all(by_name[name].input[1] in weights for name in rolled), "their weights are float initializers"
 
 
 @pytest.mark.parametrize(

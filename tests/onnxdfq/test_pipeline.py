@@ -151,7 +151,7 @@ def test_a_batch_that_the_model_insists_on(tmp_path: Path) -> None:
     model.graph.initializer.append(numpy_helper.from_array(np.array([20, 16]), "shape"))
     onnx.save(model, path)
     done = onnxdfq.quantize(path, target=("ort-cpu", "tensorrt"), recipe="fast")
-    assert done.report.targets["ort-cpu"].agreement.images == 20
+    assert done.report.targets["ort-cpu"].agreement.images == 20 + 40 + 40
     assert done.report.images.startswith("40 for calibration, 20 held out")
 
 

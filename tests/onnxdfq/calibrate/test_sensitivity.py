@@ -80,7 +80,7 @@ def damage(model, name, weights, batches):
         others = tuple(k for k in range(found.ndim) if k != (1 if "Conv" in layer.op else found.ndim - 1))
         means.append(found.mean(others, dtype=np.float64))
     shift_bias(layer, means[0] - means[1])
-    compared = agreement(Session(model), Session(gs.export_onnx(graph)), batches)
+    compared = agreement(Session(model), Session(gs.export_onnx(graph)), {"": batches})
     if compared.kl is not None:
         return compared.kl
     return float(np.mean([10 ** (-value / 10) if value < 200 else 0.0 for value in compared.sqnr.values()]))

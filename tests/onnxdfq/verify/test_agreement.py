@@ -43,7 +43,7 @@ def softmax(scores):
 )
 def test_a_model_agrees_with_itself(text):
     models = [session(text, w=W, a=np.array([2, 3])) if "Unsqueeze" in text else session(text, w=W) for _ in range(2)]
-    found = agreement(*models, batches(3, 4))
+    found = agreement(*models, {"held out": batches(3, 4)})
     assert (found.images, found.top1, found.kl) == (7, 100, 0)
     assert set(found.sqnr.values()) == {200}
     assert list(found.sqnr) == models[0].outputs
@@ -52,7 +52,7 @@ def test_a_model_agrees_with_itself(text):
 def test_figures_are_those_of_numpy_over_batches_of_unequal_size():
     other = W + 0.4 * RNG.standard_normal(W.shape).astype(np.float32)
     given = batches(3, 8, 1)
-    found = agreement(session(CLASSIFIER, w=W), session(CLASSIFIER, w=other), given)
+    found = agreement(session(CLASSIFIER, w=W), session(CLASSIFIER, w=other), {"held out": given})
     x = np.concatenate([each["x"] for each in given]).astype(np.float64)
     first, second = x @ W, x @ other
     p, q = softmax(first), softmax(second)
@@ -64,8 +64,22 @@ def test_figures_are_those_of_numpy_over_batches_of_unequal_size():
     assert found.sqnr == {"y": pytest.approx(ratio, rel=1e-4)}
 
 
+def test_each_kind_of_image_is_counted_for_itself():
+    flipped = session("g (float[N,5] x) => (float[N,4] y) { a = Abs (x) y = MatMul (a, w) }", w=W)
+    positive = [{"x": np.abs(each["x"])} for each in batches(6)]
+    negative = [{"x": -each["x"] - 1} for each in positive]
+    found = agreement(session(CLASSIFIER, w=W), flipped, {"easy": positive, "hard": negative})
+    assert found.images == 12
+    assert found.kinds["easy"] == 100
+    assert found.kinds["hard"] < 100
+    assert found.top1 == pytest.approx((found.kinds["easy"] + found.kinds["hard"]) / 2)
+    assert f"at the same class (easy 100 %, hard {found.kinds['hard']:.0f} %)" in found.in_words()
+    one = agreement(session(CLASSIFIER, w=W), flipped, {"easy": positive})
+    assert one.kinds == {}
+
+
 def test_all_wrong_is_0_percent():
-    found = agreement(session(CLASSIFIER, w=W), session(CLASSIFIER, w=-W), batches(20))
+    found = agreement(session(CLASSIFIER, w=W), session(CLASSIFIER, w=-W), {"held out": batches(20)})
     assert found.top1 == 0
     assert found.kl > 0.1
 
@@ -74,7 +88,7 @@ def test_outputs_are_compared_by_name_and_integers_are_not():
     text = """g (float[N,5] x) => (float[N,5] {0}, float[N,5] {1}, int64[N] k) {{
         a = Abs (x) b = Neg (x) k = ArgMax <axis = 1, keepdims = 0> (x)
     }}"""
-    found = agreement(session(text.format("a", "b")), session(text.format("b", "a")), batches(4))
+    found = agreement(session(text.format("a", "b")), session(text.format("b", "a")), {"held out": batches(4)})
     assert found.sqnr == {"a": 200, "b": 200}
 
 
@@ -90,7 +104,7 @@ def test_outputs_are_compared_by_name_and_integers_are_not():
 def test_what_is_no_vector_of_scores_has_no_top1_and_is_ranked_by_noise(text):
     axes = {"one": np.array([1]), "two": np.array([2])} if "one" in text else {}
     model = session(text, **axes)
-    found = agreement(model, model, batches(3))
+    found = agreement(model, model, {"held out": batches(3)})
     assert (found.top1, found.kl) == (None, None)
     assert found.sqnr == {"y": 200}
     assert found.distance == -200
@@ -98,7 +112,7 @@ def test_what_is_no_vector_of_scores_has_no_top1_and_is_ranked_by_noise(text):
 
 def test_the_distance_is_smaller_for_the_closer_model():
     exact = session(CLASSIFIER, w=W)
-    given = batches(16)
+    given = {"held out": batches(16)}
     noise = RNG.standard_normal(W.shape).astype(np.float32)
     distances = [agreement(exact, session(CLASSIFIER, w=W + k * noise), given).distance for k in (0, 0.05, 0.3, 1)]
     assert distances == sorted(distances)
