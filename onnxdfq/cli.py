@@ -15,7 +15,8 @@ from pathlib import Path
 from types import ModuleType
 
 from onnxdfq.errors import OnnxdfqError
-from onnxdfq.verbs import check, compare, explain, inspect, quantize, retarget, run, synth, targets
+from onnxdfq.verbs import check, compare, completion, explain, inspect, quantize, retarget, run, synth, targets
+from onnxdfq.verbs.parser import Parser
 from passes.errors import PassError
 
 VERBS: Mapping[str, ModuleType] = {
@@ -23,14 +24,11 @@ VERBS: Mapping[str, ModuleType] = {
     "retarget": retarget, "synth": synth, "run": run, "targets": targets,
 }  # fmt: skip
 USER_ERROR, INTERNAL_ERROR, INTERRUPTED = 1, 2, 130
+CODES = (
+    "exit codes: 0 done; 1 something you can mend; 2 a mistake of ours; 3 `check` found errors; 4 `quantize` wrote a \
+model that misses --min-agreement or --max-drop; 130 stopped"
+)
 NO_MEMORY = re.compile("out of memory|allocate memory", re.IGNORECASE)  # in errors of torch and of ONNX Runtime
-
-
-class _Parser(argparse.ArgumentParser):
-    """One line for a wrong argument, as for every other mistake."""
-
-    def error(self, message: str) -> None:  # type: ignore[override]
-        raise OnnxdfqError(message, f"`{self.prog} --help` lists what is possible")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -48,9 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         return USER_ERROR
     except KeyboardInterrupt:
-        cache = getattr(parsed, "cache", None)
-        kept = f"; the same command goes on with the images that are in {cache}" if cache is not None else ""
-        print(f"onnxdfq: stopped; no result was written{kept}", file=sys.stderr)
+        print(f"onnxdfq: stopped; no result was written{_how_to_go_on(parsed)}", file=sys.stderr)
         return INTERRUPTED
     except Exception as error:  # whatever slipped through: one line with its place, never a traceback
         if isinstance(error, MemoryError) or NO_MEMORY.search(str(error)):
@@ -63,12 +59,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return INTERNAL_ERROR
 
 
+def _how_to_go_on(parsed: argparse.Namespace) -> str:
+    """What a run that was stopped left behind, or might have."""
+    folders = {name: getattr(parsed, name) for name in ("cache", "checkpoints") if hasattr(parsed, name)}
+    kept = [str(folder) for folder in folders.values() if folder is not None]
+    if kept:
+        return f"; the same command goes on with what is in {' and '.join(kept)}"
+    return f"; with {' and '.join(f'--{name} DIR' for name in folders)} a run can go on" if folders else ""
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="onnxdfq", description="Quantize ONNX models without data.")
-    verbs = parser.add_subparsers(dest="command", required=True, metavar="|".join(VERBS), parser_class=_Parser)
+    parser = Parser(
+        prog="onnxdfq", usage="onnxdfq VERB ...", description="Quantize ONNX models without data.", epilog=CODES
+    )
+    completion.add(parser)
+    verbs = parser.add_subparsers(dest="command", required=True, metavar="VERB", title="verbs", prog="onnxdfq")
     for name, verb in VERBS.items():
-        added = verbs.add_parser(name, help=verb.HELP, description=f"{verb.HELP}.", epilog=f"example: {verb.EXAMPLE}")
-        verb.arguments(added)
+        common = getattr(verb, "COMMON", ())
+        about, example = f"{verb.HELP}.", f"example: {verb.EXAMPLE}"
+        verb.arguments(verbs.add_parser(name, help=verb.HELP, description=about, epilog=example, common=common))
     return parser
 
 

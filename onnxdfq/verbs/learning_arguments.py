@@ -11,13 +11,13 @@ from onnxdfq.verbs.argument_types import number
 
 def add(parser: argparse.ArgumentParser) -> None:
     """Put the arguments into the verb's parser."""
-    add = parser.add_argument
+    add = parser.add_argument_group("recipe, and what is demanded").add_argument
     add(
         "--recipe",
         default="balanced",
         metavar="R",
-        help="fast: no torch, no gradients; balanced (default); these learn: accurate, qimera, adadfq, gdfq; or auto; "
-        "dynadfq: bits for each image",
+        help="fast, balanced (default), accurate; auto: the cheapest that is good enough; dynadfq: bits for each "
+        "image; gdfq, qimera, adadfq: as published",
     )
     add(
         "--min-agreement",
@@ -25,14 +25,15 @@ def add(parser: argparse.ArgumentParser) -> None:
         metavar="P",
         help="of held-out images that keep their class, else exit code 4; auto (98) and dynadfq choose by it",
     )
-    add("--max-drop", type=number, metavar="POINTS", help="of top-1 with --eval, else of agreement; else exit code 4")
-    add("--rollback", action="store_true", help="put the fewest layers back to float until that holds")
+    add("--max-drop", type=number, metavar="POINTS", help="of top-1 with --eval, else of agreement; the same")
+    add("--rollback", action="store_true", help="put the fewest layers back to 8 bits, then to float, until that holds")
     add(
         "--mean-cost",
         type=number,
         metavar="SHARE",
         help="with dynadfq, instead: what an image costs, of the last level",
     )
+    add = parser.add_argument_group("recipes that learn").add_argument
     add("--iterations", type=int, metavar="N", help="how long to learn")
     add("--epochs", type=number, metavar="E", help="the same for published schedules, in 200 iterations")
     add("--placement", default="target", metavar="P", help="of Q/DQ: what the target gains by (target), or paper")

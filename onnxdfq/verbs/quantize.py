@@ -16,17 +16,45 @@ HELP = "make a quantized model from a float one, without data"
 EXAMPLE = "onnxdfq quantize model.onnx --target ort-cpu -o model.int8.onnx"
 
 
+COMMON = (
+    "model", "-o", "--bits", "--act-bits", "--avg-bits", "--target", "--recipe", "--min-agreement", "--max-drop",
+    "--rollback", "--images", "--cache", "--domain", "--seed", "--config", "--eval", "--html",
+)  # fmt: skip
+
+
 def arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("model", type=Path, help="a float ONNX file")
     add("-o", "--output", type=Path, help="file, or folder for several targets (model.<target>.int8.onnx)")
     add(
+        "--target",
+        action="append",
+        metavar="T",
+        help="see `onnxdfq targets`; by default tensorrt; repeat it",
+    )
+    _about_bits(parser)
+    learning_arguments.add(parser)
+    image_arguments.add(parser)
+    add = parser.add_argument_group("decisions").add_argument
+    add("--config", type=Path, metavar="FILE.toml", help="bits or float for single nodes, by name or operator")
+    add("--plan-out", type=Path, metavar="FILE.json", help="write the plan; a folder for several targets")
+    add("--plan", type=Path, metavar="FILE.json", help="apply a plan, edited or not, for its target")
+    add = parser.add_argument_group("report").add_argument
+    add("--eval", type=Path, metavar="DIR|NPZ", help="labelled images for the report; they calibrate nothing")
+    add("--report", type=Path, metavar="FILE.json", help="write the report as JSON")
+    add("--html", type=Path, metavar="FILE.html", help="write the report as a page, with its JSON beside it")
+    add("--json", action="store_true", help="print the report as JSON")
+
+
+def _about_bits(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("bits").add_argument
+    add(
         "--bits",
         type=bits_or_levels,
         default=8,
         metavar="B|LOW/HIGH",
-        help="bits of the weights, 2 to 8 (default 8); 4/8 pairs a low-bit layer with a high-bit one after it; with "
-        "dynadfq levels of weights and activations, such as 4/6/8 or 8/fp32",
+        help="of the weights, 2 to 8 (default 8); 4/8: a low-bit layer before a high-bit one; with dynadfq levels of "
+        "weights and activations, 4/6/8 or 8/fp32",
     )
     add(
         "--act-bits",
@@ -35,31 +63,14 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         metavar="A",
         help="of the activations: 2 to 8 (default), 16, or none",
     )
-    add("--size-budget", type=number, metavar="SHARE", help="choose bits by layer for this share of the float32 bytes")
+    add("--size-budget", type=number, metavar="SHARE", help="bits by layer, for this share of the float32 bytes")
     add(
         "--avg-bits",
         type=average_or_levels,
         metavar="X",
-        help="choose bits by layer for X bits on average, such as 4.5; with dynadfq levels of such, 4/5.5",
+        help="bits by layer, X on average, such as 4.5; with dynadfq levels of such, 4/5.5",
     )
     add("--all-layers", action="store_true", help="the first and last layers too; else they keep 8 bits")
-    add("--compensation", metavar="C", help="with LOW/HIGH: dfmpc+ (default), dfmpc as published, or none")
-    add("--rounding", metavar="R", help="of the weights: nearest, squant or gptq; by default what suits the recipe")
-    add("--scales", metavar="S", help="of the weights: min-max, mse or lp; by default what suits the bits")
-    add("--equalize", action="store_true", help="make weights alike across layers first: for one scale in all channels")
-    add(
-        "--target",
-        action="append",
-        metavar="T",
-        help="tensorrt (default), ort-cpu, ...: see `onnxdfq targets`; repeat it",
-    )
-    learning_arguments.add(parser)
-    image_arguments.add(parser)
-    add("--observer", metavar="O", help="min-max, percentile, mse or entropy; by default what suits the bits")
-    add("--no-bias-correction", action="store_true", help="leave biases as they are")
-    add("--config", type=Path, metavar="FILE.toml", help="bits or float for single nodes, by name or operator")
-    add("--plan-out", type=Path, metavar="FILE.json", help="write the plan; a folder for several targets")
-    add("--plan", type=Path, metavar="FILE.json", help="apply a plan, edited or not, for its target")
     add("--compat", action="store_true", help="keep weights of 2 to 4 bits in plain int8")
     add(
         "--float-type",
@@ -68,10 +79,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         metavar="F",
         help="fp32 (default) or fp16, for what stays float",
     )
-    add("--eval", type=Path, metavar="DIR|NPZ", help="labelled images for the report; they calibrate nothing")
-    add("--report", type=Path, metavar="FILE.json", help="write the report as JSON")
-    add("--html", type=Path, metavar="FILE.html", help="write the report as a page, with its JSON beside it")
-    add("--json", action="store_true", help="print the report as JSON")
+    add = parser.add_argument_group("how numbers are rounded").add_argument
+    add("--rounding", metavar="R", help="of the weights: nearest, squant or gptq; by default what suits the recipe")
+    add("--scales", metavar="S", help="of the weights: min-max, mse or lp; by default what suits the bits")
+    add("--compensation", metavar="C", help="with LOW/HIGH: dfmpc+ (default), dfmpc as published, or none")
+    add("--equalize", action="store_true", help="make weights alike across layers first: for one scale in all channels")
+    add("--observer", metavar="O", help="min-max, percentile, mse or entropy; by default what suits the bits")
+    add("--no-bias-correction", action="store_true", help="leave biases as they are")
 
 
 def run(parsed: argparse.Namespace) -> int:

@@ -12,6 +12,19 @@ from onnxdfq.verbs.argument_types import WIDTH
 
 HELP = "make images from a model itself, to calibrate or tune it with"
 EXAMPLE = "onnxdfq synth model.onnx -n 512 -o images.npz --sheet sheet.png"
+COMMON = (
+    "model",
+    "-o",
+    "-n",
+    "--sheet",
+    "--images",
+    "--source",
+    "--effort",
+    "--time-budget",
+    "--cache",
+    "--domain",
+    "--seed",
+)
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
