@@ -117,7 +117,7 @@ def quantize(
     equalization: make ranges of weights alike across layers first.
     target: "tensorrt", "ort-cpu" or another of ``passes.targets.TARGETS``, or several.
     recipe: see ``onnxdfq.recipes.RECIPES``, or "auto": the cheapest with which ``min_agreement`` percent of held-out
-        images, 98 by default, have the same top-1 as with the float model.
+        images, 90 by default, have the same top-1 as with the float model.
     output: where to write the model, for several targets a folder or a file for each; None writes nothing.
     domain, or mean, std and scale (x = (pixel * scale - mean) / std), and order: what the model is fed with; inferred
         when not given. input_shape: needed only where H and W are free and no usual size runs.

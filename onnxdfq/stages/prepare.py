@@ -24,6 +24,7 @@ from onnxdfq.verify.labelled import read_labelled
 from passes.absorb_bias import AbsorbHighBias
 from passes.base import run_passes
 from passes.canonicalize import CANONICAL
+from passes.castlike_to_cast import CastLikeToCast
 from passes.equalize import Equalize
 from passes.fold_batchnorm import FoldBatchNorm
 from passes.integer_forms import INTEGER_FORMS
@@ -73,7 +74,12 @@ def simplify(run: Run) -> None:
     shape = run.into.shape(run.into.batch or 1)
     image = rng.uniform(0, 255 if run.into.dtype == np.uint8 else 1, shape).astype(run.into.dtype)
     (feeds,) = run.into.feeds([image])
-    run.model, reason = simplified(run.original, lambda model: list(Session(model).run(feeds).values()))
+    model = run.original
+    if any(node.op_type == "CastLike" for node in model.graph.node):
+        graph = gs.import_onnx(with_shapes(model))
+        run_passes(graph, [CastLikeToCast()])
+        model = gs.export_onnx(graph)
+    run.model, reason = simplified(model, lambda model: list(Session(model).run(feeds).values()))
     if reason:
         run.report.notices.append(f"not simplified: {reason}")
 
