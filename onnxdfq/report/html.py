@@ -7,14 +7,14 @@ from html import escape
 
 STYLE = """
 :root { color-scheme: light dark; --paper: #ffffff; --ink: #1c1e21; --soft: #5c6470; --line: #d9dde3; --box: #f5f6f8;
-  --bar: #3a6ea5; --good: #1d7a46; --bad: #b3362b; }
+  --bar: #3a6ea5; --bad: #b3362b; }
 @media (prefers-color-scheme: dark) { :root { --paper: #15171a; --ink: #e6e8eb; --soft: #9aa3ae; --line: #343a42;
-  --box: #1e2126; --bar: #6ea3d8; --good: #5fc78c; --bad: #ef8279; } }
+  --box: #1e2126; --bar: #6ea3d8; --bad: #ef8279; } }
 * { box-sizing: border-box; }
 body { margin: 0 auto; max-width: 60rem; padding: 1rem; background: var(--paper); color: var(--ink);
   font: 15px/1.5 system-ui, sans-serif; overflow-wrap: anywhere; }
 h1 { font-size: 1.35rem; margin: .5rem 0; } h2 { font-size: 1.05rem; margin: 2rem 0 .5rem; }
-.verdict { font-size: 1.1rem; border-left: 4px solid var(--good); padding: .5rem .8rem; background: var(--box); }
+.verdict { font-size: 1.1rem; border-left: 4px solid var(--bar); padding: .5rem .8rem; background: var(--box); }
 .verdict.bad { border-color: var(--bad); }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; width: 100%; font-size: .9rem; }
@@ -25,11 +25,12 @@ dl { display: grid; grid-template-columns: minmax(7rem, 12rem) 1fr; gap: .2rem .
 dt { color: var(--soft); } dd { margin: 0; }
 @media (max-width: 30rem) { dl { grid-template-columns: 1fr; } dd { margin-bottom: .4rem; } }
 .bar { background: var(--bar); height: .7rem; border-radius: 2px; min-width: 1px; }
-td.track { width: 45%; min-width: 6rem; }
+td.track { width: 45%; min-width: 6rem; } td:first-child { min-width: 5rem; }
 code, pre { background: var(--box); font: .85rem ui-monospace, monospace; } pre { padding: .6rem; overflow-x: auto; }
 img { max-width: 100%; height: auto; border: 1px solid var(--line); }
 summary { cursor: pointer; color: var(--soft); } footer { color: var(--soft); font-size: .8rem; margin-top: 2rem; }
 """
+NUMBERS = ' class="n"'
 Cell = str | float | int | None
 
 
@@ -59,12 +60,17 @@ def facts(pairs: Mapping[str, object]) -> str:
 
 
 def table(headings: Sequence[str], rows: Iterable[Sequence[Cell]], *, figures: bool = False) -> str:
-    """Numbers stand to the right; None is a dash. figures: all but the first column stands to the right."""
-    made = [f"<tr>{''.join(_cell(cell, figures and place > 0) for place, cell in enumerate(row))}</tr>" for row in rows]
-    if not made:
+    """Numbers stand to the right, and so do their headings; None is a dash. figures: all but the first column does."""
+    rows = list(rows)
+    if not rows:
         return ""
-    right = ' class="n"' if figures else ""
-    head = "".join(f"<th{right if place else ''}>{escape(heading)}</th>" for place, heading in enumerate(headings))
+    right = [
+        (figures and place > 0) or any(not isinstance(row[place], str) for row in rows)
+        for place in range(len(headings))
+    ]
+    made = [f"<tr>{''.join(map(_cell, row, right))}</tr>" for row in rows]
+    heads = zip(headings, right, strict=True)
+    head = "".join(f"<th{NUMBERS if each else ''}>{escape(heading)}</th>" for heading, each in heads)
     return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{"".join(made)}</tbody></table></div>'
 
 

@@ -7,7 +7,9 @@ import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from html import escape
+from pathlib import Path
 
+from onnxdfq.report.allocation import SHOWN_AT, bar_lengths
 from onnxdfq.report.html import bars, command, document, facts, folded, listed, paragraph, section, table
 from onnxdfq.report.kernels import float_layers, kernel_summary
 from onnxdfq.report.names import some
@@ -19,12 +21,14 @@ CLIPPED = 0.1  # percent of an activation beyond its codes, from which on it is 
 
 def page(report: Report, sheet: bytes = b"") -> str:
     """The page of a quantize run. sheet: a PNG of the images that calibrated."""
-    body = [f"<h1>{escape(report.model)}</h1>", _verdict(report), _before_and_after(report)]
+    name_of_file = Path(report.model).name
+    body = [f"<h1>{escape(name_of_file)}</h1>", _verdict(report), _before_and_after(report)]
     for name, target in report.targets.items():
         of = f" ({name})" if len(report.targets) > 1 else ""
         body += [
             section(f"The layers that lose most{of}", _worst(report, name, target)),
             section(f"Signal to noise of each layer{of}", _noise(target)),
+            section(f"Sensitivity{of}", _sensitivity(target)),
             section(f"Bits{of}", _bits(target)),
             section(f"What stayed float{of}", _floats(target)),
             section(f"Kernels on this machine{of}", _kernels(target)),
@@ -33,7 +37,7 @@ def page(report: Report, sheet: bytes = b"") -> str:
         ]
     body += [section("What was assumed", _assumed(report)), section("Images", _images(report, sheet))]
     body.append("<footer>everything on this page, and more, is in the JSON report beside it</footer>")
-    return document(f"onnxdfq: {report.model}", body)
+    return document(f"onnxdfq: {name_of_file}", body)
 
 
 def _verdict(report: Report) -> str:
@@ -60,8 +64,14 @@ def _before_and_after(report: Report) -> str:
         ["size, MB", round(report.size / 1e6, 3), *(round(each.size / 1e6, 3) for each in targets)],
         ["layers in integers", "0", *(f"{each.layers} of {each.of}" for each in targets)],
         ["share of multiplications in integers", "0 %", *(_share(each) for each in targets)],
-        ["same class on held-out images, %", "100", *(_agreement(each) for each in targets)],
     ]
+    if any(each.agreement.top1 is not None for each in targets):
+        rows.append(["same class on held-out images, %", "100", *(_agreement(each) for each in targets)])
+    else:
+        for name in targets[0].agreement.sqnr:
+            rows.append(
+                [f"signal to noise of {name}, dB", None, *(f"{each.agreement.sqnr[name]:.1f}" for each in targets)]
+            )
     if any(each.milliseconds for each in targets):
         first = next(each.milliseconds[0] for each in targets if each.milliseconds)
         rows.append(["ms for one call on this machine", first,
@@ -78,8 +88,7 @@ def _share(target: TargetReport) -> str:
 
 
 def _agreement(target: TargetReport) -> str:
-    found = target.agreement
-    return "no classes" if found.top1 is None else f"{found.top1:.1f} ± {found.error:.1f}"
+    return f"{target.agreement.top1:.1f} ± {target.agreement.error:.1f}"
 
 
 def _worst(report: Report, name: str, target: TargetReport) -> str:
@@ -88,17 +97,32 @@ def _worst(report: Report, name: str, target: TargetReport) -> str:
         return ""
     worst = sorted(target.noise, key=lambda each: each.sqnr)[:WORST]
     rows = [(each.node, each.op, target.bits.get(each.node), f"{each.sqnr:.1f} dB") for each in worst]
-    model = shlex.quote(report.model)
+    again = _command(report, name)
     entries = "\n".join(f'[[node]]\nname = "{each.node}"\nfloat = true' for each in worst[:2])
-    return (
-        table(("layer", "operator", "bits", "signal to noise"), rows)
-        + paragraph("Why a layer is as it is, and what more bits or float for these would give:")
-        + command(f"onnxdfq explain {model} {shlex.quote(worst[0].node)} --target {name}")
-        + command(
-            f"cat > layers.toml <<'END'\n{entries}\nEND\nonnxdfq quantize {model} --target {name} --config layers.toml"
-        )
-        + command(f"onnxdfq quantize {model} --target {name} --max-drop 1 --rollback")
-    )
+    advice = [
+        f"onnxdfq explain {shlex.quote(report.model)} {shlex.quote(worst[0].node)} --target {name}",
+        f"cat > layers.toml <<'END'\n{entries}\nEND\n{again} --config layers.toml",
+    ]
+    if target.agreement.top1 is not None:  # rollback goes by classes
+        advice.append(f"{again} --max-drop 1 --rollback")
+    why = paragraph("Why a layer is as it is, and what more bits or float for these would give:")
+    return table(("layer", "operator", "bits", "signal to noise"), rows) + why + "".join(map(command, advice))
+
+
+def _command(report: Report, target: str) -> str:
+    """The command that made the report, without what does not matter to a second try."""
+    options, given = report.options, [f"--target {target}"]
+    bits = options.get("bits", 8)
+    for option, value, usual in (
+        ("--bits", "/".join(map(str, bits)) if isinstance(bits, tuple | list) else str(bits), "8"),
+        ("--act-bits", str(options.get("act_bits", 8)).lower(), "8"),
+        ("--avg-bits", str(options.get("avg_bits")), "None"),
+        ("--size-budget", str(options.get("size_budget")), "None"),
+        ("--recipe", str(options.get("recipe", "balanced")), "balanced"),
+    ):
+        if value != usual:
+            given.append(f"{option} {value}")
+    return " ".join(["onnxdfq quantize", shlex.quote(report.model), *given])
 
 
 def _noise(target: TargetReport) -> str:
@@ -111,15 +135,17 @@ def _bits(target: TargetReport) -> str:
         (width, count, some([layer for layer, bits in target.bits.items() if bits == width]))
         for width, count in sorted(counts.items())
     ])  # fmt: skip
-    sensitive = target.sensitivity or {}
-    damage = bars(
-        (layer, each[target.bits[layer]], f"{each[target.bits[layer]]:.2g}")
-        for layer, each in sensitive.items()
-        if target.bits.get(layer) in each
-    )
-    title = "what the bits of each layer alone do to the answers"
     pairs = [f"{pair['low']} with {', '.join(pair['high'])}" for pair in (target.pairing or {}).get("pairs", ())]
-    return widths + paragraph(target.budget) + folded(title, damage) + folded("pairs", listed(pairs))
+    return widths + paragraph(target.budget) + folded("pairs", listed(pairs))
+
+
+def _sensitivity(target: TargetReport) -> str:
+    """Bars are logarithmic: damages span decades."""
+    found = {layer: each[SHOWN_AT] for layer, each in (target.sensitivity or {}).items() if SHOWN_AT in each}
+    lengths = bar_lengths(list(found.values()))
+    rows = [(layer, length, f"{found[layer]:.2g}") for layer, length in zip(found, lengths, strict=True)]
+    about = f"What {SHOWN_AT} bits for the weights of one layer alone would do to the answers, on a logarithmic scale."
+    return (paragraph(about) if rows else "") + bars(rows)
 
 
 def _floats(target: TargetReport) -> str:

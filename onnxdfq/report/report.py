@@ -27,9 +27,9 @@ class TargetReport:
 
     bits: of the weights by layer. rounding, learning, budget: what was done to the weights, what came of it where the
     graph learned, and what a budget of bytes or bits came to, in words. sensitivity: damage by layer and bits, where
-    bits were chosen by it. pairing: pairs as {low, high, through}, and the layers in none with their reasons, where
-    layers were paired. With details: noise of what each layer writes, clipping of each activation, and milliseconds of
-    the original and of the result, side by side, where this machine can tell for the target.
+    bits were chosen by it, and with details. pairing: pairs as {low, high, through}, and the layers in none with their
+    reasons, where layers were paired. With details: noise of what each layer writes, clipping of each activation, and
+    milliseconds of the original and of the result, side by side, where this machine can tell for the target.
     """
 
     file: str

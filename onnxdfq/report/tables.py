@@ -77,7 +77,7 @@ def show_report(report: Report, console: Console) -> None:
             details.add_row("left in float", f"{some(nodes)}: {reason}")
         console.print(f"[bold]{name}[/bold]")
         console.print(details)
-        if target.sensitivity is not None:
+        if target.sensitivity is not None and target.budget:
             show_sensitivity(target.sensitivity, target.bits, console)
 
 

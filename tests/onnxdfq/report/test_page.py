@@ -12,6 +12,7 @@ import pytest
 
 from onnxdfq.cli import main
 from onnxdfq.report.html import bars, table
+from tests.onnxdfq.conftest import saved
 
 DIGITS = Path(__file__).parents[3] / "models" / "digits_mobilenet.onnx"
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -61,9 +62,38 @@ def test_it_stands_alone_and_is_small(made: Path) -> None:
 def test_it_says_what_a_colleague_asks(made: Path) -> None:
     content = made.read_text()
     for words in ("layers in integers", "same class on held-out images", "top-1 on labelled images", "Signal to noise",
-                  "ms for one call", "What was assumed", "image quality", "The layers that lose most", "--rollback",
-                  "beyond their codes", "bits on average asked for", "versions", "processor", "seed"):  # fmt: skip
+                  "Sensitivity", "ms for one call", "What was assumed", "image quality", "The layers that lose most",
+                  "--rollback", "beyond their codes", "bits on average asked for", "versions", "processor",
+                  "seed"):  # fmt: skip
         assert words in content, words
+
+
+def test_what_to_try_is_a_command_for_the_same_run(made: Path) -> None:
+    again = re.findall(r"onnxdfq quantize [^<]*--rollback", made.read_text())
+    assert [line.partition(" --target ")[2] for line in again] == [
+        f"{target} --avg-bits 5.0 --recipe fast --max-drop 1 --rollback" for target in ("ort-cpu", "tensorrt")
+    ]
+
+
+def test_a_model_without_classes_is_judged_by_noise(tmp_path: Path) -> None:
+    text = """features (float[N, 3, 16, 16] image) => (float[N, 16, 16, 16] features) {
+        a = Conv<pads = [1, 1, 1, 1]>(image, w1)
+        r = Relu(a)
+        features = Conv<pads = [1, 1, 1, 1]>(r, w2)
+    }"""
+    model = saved(text, {"w1": (16, 3, 3, 3), "w2": (16, 16, 3, 3)}, tmp_path / "features.onnx")
+    page = tmp_path / "page.html"
+    given = ["quantize", model, "--recipe", "fast", "--target", "ort-cpu", "--quiet", "--html", page]
+    assert main([str(each) for each in given]) == 0
+    content = page.read_text()
+    assert "signal to noise of features, dB" in content
+    assert "same class" not in content
+    assert "--rollback" not in content, "which goes by classes"
+
+
+def test_headings_of_numbers_stand_above_them() -> None:
+    assert table(("layer", "bits"), [("a", 8)]).count('class="n"') == 2
+    assert table(("layer", "kernel"), [("a", "QGemm")]).count('class="n"') == 0
 
 
 def test_names_are_text_and_bars_are_shares() -> None:
