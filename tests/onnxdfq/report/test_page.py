@@ -9,6 +9,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from onnxdfq.cli import main
 from onnxdfq.report.html import bars, table
@@ -105,16 +106,22 @@ def test_names_are_text_and_bars_are_shares() -> None:
 
 
 @pytest.mark.skipif(BROWSER is None, reason="no Chromium on this machine")
-@pytest.mark.parametrize("width", [1200, 390])
-def test_a_browser_shows_it_without_complaint(made: Path, tmp_path: Path, width: int) -> None:
+@pytest.mark.parametrize(("width", "dark"), [(1200, False), (1200, True), (390, False)])
+def test_a_browser_shows_it_without_complaint(made: Path, tmp_path: Path, width: int, dark: bool) -> None:
     assert BROWSER is not None
     shot = tmp_path / "page.png"
     ran = subprocess.run(
-        [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
-         "--disable-component-update", "--disable-sync", "--enable-logging=stderr",
-         f"--user-data-dir={tmp_path / 'user'}", f"--window-size={width},1600", f"--screenshot={shot}", made.as_uri()],
+        [
+            BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-sync",
+            "--disable-background-networking", "--disable-component-update", "--enable-logging=stderr",
+            f"--blink-settings=preferredColorScheme={0 if dark else 1}", f"--user-data-dir={tmp_path / 'user'}",
+            f"--window-size={width},1600", f"--screenshot={shot}", made.as_uri(),
+        ],
         capture_output=True, text=True, timeout=120,
     )  # fmt: skip
     assert ran.returncode == 0, ran.stderr
     assert "CONSOLE" not in ran.stderr
     assert shot.stat().st_size > 10_000
+    with Image.open(shot) as picture:
+        assert picture.width == width
+        assert (sum(picture.convert("RGB").getpixel((2, 2))) < 150) is dark
