@@ -7,7 +7,8 @@ import json
 import sys
 from pathlib import Path
 
-from onnxdfq.verbs.argument_types import WIDTH, number, numbers, seed, shape
+from onnxdfq.verbs import image_arguments
+from onnxdfq.verbs.argument_types import WIDTH, seed
 
 HELP = "compare two models with the same interface: answers, tensors, latency"
 EXAMPLE = "onnxdfq compare model.onnx model.int8.onnx --eval labelled/"
@@ -19,12 +20,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add("second", type=Path, help="another, quantized by whomever")
     add("--images", type=Path, metavar="DIR|NPZ", help="to compare on; by default the labelled ones, else drawn ones")
     add("--eval", type=Path, metavar="DIR|NPZ", help="labelled images, for top-1 of both")
-    add("--domain", metavar="D", help="what the models are fed with: imagenet, unit, raw255, pm1, caffe; else inferred")
-    add("--mean", type=numbers, metavar="M,..", help="with --std: input = (pixel * scale - mean) / std")
-    add("--std", type=numbers, metavar="S,..")
-    add("--scale", type=number, default=1.0, help="1 (default) where mean and std are in pixels, else 0.00392157")
-    add("--bgr", action="store_true", help="the models take BGR (with --mean and --std)")
-    add("--input-shape", type=shape, metavar="1x3xHxW", help="where H and W are free")
+    image_arguments.add_input(parser)
+    add = parser.add_argument_group("how it runs").add_argument
     add("--device", default="auto", metavar="auto|cpu|cuda", help="where both run")
     add("--seed", type=seed, default=0, help="of drawn images (default 0)")
     add("--html", type=Path, metavar="FILE.html", help="write a page")
@@ -45,12 +42,7 @@ def run(parsed: argparse.Namespace) -> None:
     options = Options(
         images=parsed.images,
         evaluate=parsed.eval,
-        domain=parsed.domain,
-        mean=parsed.mean,
-        std=parsed.std,
-        scale=parsed.scale,
-        order="BGR" if parsed.bgr else "RGB",
-        input_shape=parsed.input_shape,
+        **image_arguments.given_input(parsed),
         device=parsed.device,
         seed=parsed.seed,
     )

@@ -29,6 +29,15 @@ def add(parser: argparse.ArgumentParser) -> None:
         help="as many steps, of images and of learning, as fit into this time",
     )
     add("--cache", type=Path, metavar="DIR", help="keep images here: killed runs go on, later ones find them")
+    add_input(parser)
+    add = parser.add_argument_group("how it runs").add_argument
+    add("--device", default="auto", metavar="auto|cpu|cuda", help="for gradients and verification")
+    add("--seed", type=seed, default=0, help="same seed, same bytes (default 0)")
+    add("--quiet", action="store_true", help="no progress")
+
+
+def add_input(parser: argparse.ArgumentParser) -> None:
+    """Those about what the model is fed with, alone."""
     add = parser.add_argument_group("what the model is fed with").add_argument
     add("--domain", metavar="D", help="imagenet, unit, raw255, pm1, caffe; else inferred")
     add("--mean", type=numbers, metavar="M,..", help="with --std: input = (pixel * scale - mean) / std")
@@ -36,27 +45,23 @@ def add(parser: argparse.ArgumentParser) -> None:
     add("--scale", type=number, default=1.0, help="1 (default) where mean and std are in pixels, else 0.00392157")
     add("--bgr", action="store_true", help="the model takes BGR (with --mean and --std)")
     add("--input-shape", type=shape, metavar="1x3xHxW", help="where H and W are free")
-    add = parser.add_argument_group("how it runs").add_argument
-    add("--device", default="auto", metavar="auto|cpu|cuda", help="for gradients and verification")
-    add("--seed", type=seed, default=0, help="same seed, same bytes (default 0)")
-    add("--quiet", action="store_true", help="no progress")
+
+
+def given_input(parsed: argparse.Namespace) -> dict[str, Any]:
+    """The latter, as ``onnxdfq.quantize`` and its like name them."""
+    names = ("domain", "mean", "std", "scale", "input_shape")
+    return {name: getattr(parsed, name) for name in names} | {"order": "BGR" if parsed.bgr else "RGB"}
 
 
 def given(parsed: argparse.Namespace) -> dict[str, Any]:
     """The arguments as ``onnxdfq.quantize`` and ``onnxdfq.synth`` name them."""
-    return {
+    return given_input(parsed) | {
         "images": parsed.images,
         "source": parsed.source,
         "aims": parsed.aim,
         "effort": parsed.effort,
         "time_budget": parsed.time_budget,
         "cache": parsed.cache,
-        "domain": parsed.domain,
-        "mean": parsed.mean,
-        "std": parsed.std,
-        "scale": parsed.scale,
-        "order": "BGR" if parsed.bgr else "RGB",
-        "input_shape": parsed.input_shape,
         "device": parsed.device,
         "seed": parsed.seed,
     }
