@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -18,6 +19,9 @@ from rich.progress import (
 from rich.progress import (
     Progress as RichProgress,
 )
+
+SHORT = 0.05  # seconds; a stage that took less had nothing to do, and is not spoken of
+WIDTH = 110  # of tables that go to a file or a pipe
 
 
 def peak_megabytes() -> float:
@@ -73,7 +77,8 @@ class PlainProgress(Progress):
             print(f"{self._name}: {done} of {total}{about}, {left:.0f} s left", file=sys.stderr, flush=True)
 
     def _end(self, name: str, seconds: float) -> None:
-        print(f"{name}: {seconds:.1f} s, {peak_megabytes():.0f} MB", file=sys.stderr, flush=True)
+        if seconds >= SHORT:
+            print(f"{name}: {seconds:.1f} s, {peak_megabytes():.0f} MB", file=sys.stderr, flush=True)
 
 
 class TerminalProgress(Progress):
@@ -100,11 +105,23 @@ class TerminalProgress(Progress):
             self._bar.remove_task(self._task)
             self._task = None
         self._bar.stop()
-        self._bar.console.print(f"  {name:<32} [dim]{seconds:6.1f} s  {peak_megabytes():5.0f} MB[/dim]")
+        if seconds >= SHORT:
+            self._bar.console.print(f"  {name:<32} [dim]{seconds:6.1f} s  {peak_megabytes():5.0f} MB[/dim]")
 
 
-def progress_for(console: Console, quiet: bool) -> Progress:
-    """The progress display that fits where the output goes."""
+def printer() -> Console:
+    """Where a verb prints what it found: styled on a terminal, plain elsewhere and where NO_COLOR is set."""
+    return Console(width=None if sys.stdout.isatty() else WIDTH, highlight=False, force_terminal=_terminal())
+
+
+def progress_for(quiet: bool) -> Progress:
+    """The progress display that fits where errors go."""
     if quiet:
         return Progress()
+    console = Console(stderr=True, force_terminal=_terminal())
     return TerminalProgress(console) if console.is_terminal else PlainProgress()
+
+
+def _terminal() -> bool | None:
+    """False where even a terminal shall get plain text: no colours, as no-color.org asks, and no bars either."""
+    return False if os.environ.get("NO_COLOR") else None

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import argparse
 
-WIDTH = 110  # of tables that go to a file or a pipe
-
 
 def number(text: str) -> float:
     try:

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from pathlib import Path
-
-from onnxdfq.verbs.argument_types import WIDTH
 
 HELP = "lint a quantized model against a target, whoever made it"
 EXAMPLE = "onnxdfq check model.int8.onnx --target tensorrt"
@@ -22,9 +19,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(parsed: argparse.Namespace) -> int:
-    from rich.console import Console
-
     from onnxdfq.check import check, exit_code, summary
+    from onnxdfq.console import printer
     from onnxdfq.report.findings import show_findings
     from onnxdfq.report.kernels import show_kernels
     from onnxdfq.verify.kernels import kernels_of_file
@@ -37,7 +33,7 @@ def run(parsed: argparse.Namespace) -> int:
         found = summary(parsed.model, parsed.target, findings)
         print(json.dumps(found | {"kernels": ran.to_json() if ran else None}, indent=1))
     else:
-        console = Console(width=None if sys.stdout.isatty() else WIDTH, highlight=False)
+        console = printer()
         show_findings(parsed.model, target, findings, console)
         if ran:
             show_kernels(ran, console)

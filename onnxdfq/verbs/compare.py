@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from pathlib import Path
 
 from onnxdfq.verbs import image_arguments
-from onnxdfq.verbs.argument_types import WIDTH, seed
+from onnxdfq.verbs.argument_types import seed
 
 HELP = "compare two models with the same interface: answers, tensors, latency"
 EXAMPLE = "onnxdfq compare model.onnx model.int8.onnx --eval labelled/"
@@ -31,11 +30,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(parsed: argparse.Namespace) -> None:
     # Imports wait until here: --help has to be quick.
-    from rich.console import Console
-
     from onnxdfq.compare import compare
     from onnxdfq.config import Options
-    from onnxdfq.console import progress_for
+    from onnxdfq.console import printer, progress_for
     from onnxdfq.model_file import check_writable, write_bytes
     from onnxdfq.report.comparison import comparison_page, show_comparison
 
@@ -48,10 +45,10 @@ def run(parsed: argparse.Namespace) -> None:
     )
     if parsed.html is not None:
         check_writable(parsed.html, parsed.first)
-    found = compare(parsed.first, parsed.second, options, progress_for(Console(stderr=True), parsed.quiet))
+    found = compare(parsed.first, parsed.second, options, progress_for(parsed.quiet))
     if parsed.html is not None:
         write_bytes(comparison_page(found).encode(), parsed.html)
     if parsed.json:
         print(json.dumps(found.to_json(), indent=1))
     else:
-        show_comparison(found, Console(width=None if sys.stdout.isatty() else WIDTH, highlight=False))
+        show_comparison(found, printer())

@@ -5,12 +5,10 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import sys
 from pathlib import Path
 
 from onnxdfq.errors import OnnxdfqError
 from onnxdfq.verbs import image_arguments
-from onnxdfq.verbs.argument_types import WIDTH
 
 RECIPE = "dynadfq"
 DEFAULT_TARGET = "ort-cpu"  # the others have no kernels that are dearer with more bits than 8, nor cheaper with fewer
@@ -33,9 +31,7 @@ def refuse_levels(parsed: argparse.Namespace) -> None:
 
 def run(parsed: argparse.Namespace) -> int:
     # Imports wait until here: --help has to be quick.
-    from rich.console import Console
-
-    from onnxdfq.console import progress_for
+    from onnxdfq.console import printer, progress_for
     from onnxdfq.dynamic.api import quantize_dynamic
     from onnxdfq.dynamic.tables import show_dynamic
     from onnxdfq.model_file import check_writable, write_bytes
@@ -74,7 +70,7 @@ def run(parsed: argparse.Namespace) -> int:
         config=parsed.config,
         compat=parsed.compat,
         **image_arguments.given(parsed),
-        progress=progress_for(Console(stderr=True), parsed.quiet),
+        progress=progress_for(parsed.quiet),
     )
     text = json.dumps(done.report.to_json(), indent=1)
     if parsed.report is not None:
@@ -82,5 +78,5 @@ def run(parsed: argparse.Namespace) -> int:
     if parsed.json:
         print(text)
     else:
-        show_dynamic(done.report, folder, Console(width=None if sys.stdout.isatty() else WIDTH, highlight=False))
+        show_dynamic(done.report, folder, printer())
     return 0

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from pathlib import Path
 
-from onnxdfq.verbs.argument_types import WIDTH, bits_or_pair
+from onnxdfq.verbs.argument_types import bits_or_pair
 
 HELP = "what is in a model, what would be quantized, what not and why"
 EXAMPLE = "onnxdfq inspect model.onnx"
@@ -25,8 +24,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(parsed: argparse.Namespace) -> None:
-    from rich.console import Console
-
+    from onnxdfq.console import printer
     from onnxdfq.inspect import inspect
     from onnxdfq.report.tables import show_inspection
 
@@ -34,4 +32,4 @@ def run(parsed: argparse.Namespace) -> None:
     if parsed.json:
         print(json.dumps(found.to_json(), indent=1))
     else:
-        show_inspection(found, Console(width=None if sys.stdout.isatty() else WIDTH, highlight=False))
+        show_inspection(found, printer())

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from onnxdfq.errors import OnnxdfqError
 from onnxdfq.verbs import dynamic, image_arguments, learning_arguments
-from onnxdfq.verbs.argument_types import WIDTH, average_or_levels, bits_or_levels, bits_or_none, float_type, number
+from onnxdfq.verbs.argument_types import average_or_levels, bits_or_levels, bits_or_none, float_type, number
 
 GATE = 4  # exit code
 HELP = "make a quantized model from a float one, without data"
@@ -93,11 +93,9 @@ def run(parsed: argparse.Namespace) -> int:
         return dynamic.run(parsed)
     dynamic.refuse_levels(parsed)
     # Imports wait until here: --help has to be quick.
-    from rich.console import Console
-
     from onnxdfq.api import output_files, quantize
     from onnxdfq.config import bits_in_name
-    from onnxdfq.console import Progress, progress_for
+    from onnxdfq.console import Progress, printer, progress_for
     from onnxdfq.images.ranks import joined
     from onnxdfq.model_file import check_writable, write_bytes
     from onnxdfq.plan_file import plan_files, write_plan
@@ -119,7 +117,7 @@ def run(parsed: argparse.Namespace) -> int:
                 f"{file} would be written twice", "give -o, --plan-out, --report and --html different names"
             )
     with joined() as ranks:
-        shown = progress_for(Console(stderr=True), parsed.quiet) if ranks.rank == 0 else Progress()
+        shown = progress_for(parsed.quiet) if ranks.rank == 0 else Progress()
         done = quantize(
             parsed.model,
             bits=parsed.bits,
@@ -156,7 +154,7 @@ def run(parsed: argparse.Namespace) -> int:
     if parsed.json:
         print(text)
     else:
-        show_report(done.report, Console(width=None if sys.stdout.isatty() else WIDTH, highlight=False))
+        show_report(done.report, printer())
     if done.report.gate:
         print(f"onnxdfq: not good enough: {done.report.gate}", file=sys.stderr)
         return GATE

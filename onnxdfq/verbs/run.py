@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from pathlib import Path
-
-from onnxdfq.verbs.argument_types import WIDTH
 
 HELP = "run a bundle of `--recipe dynadfq` on images: each at the level that is enough for it"
 EXAMPLE = "onnxdfq run model.dynamic photos/ -o answers.npz"
@@ -24,8 +21,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(parsed: argparse.Namespace) -> None:
     # Imports wait until here: --help has to be quick.
-    from rich.console import Console
-
+    from onnxdfq.console import printer
     from onnxdfq.dynamic.on_images import run_on_images
     from onnxdfq.dynamic.tables import show_answers
     from onnxdfq.model_file import check_writable
@@ -36,4 +32,4 @@ def run(parsed: argparse.Namespace) -> None:
     if parsed.json:
         print(json.dumps(done.to_json(), indent=1))
     else:
-        show_answers(done, Console(width=None if sys.stdout.isatty() else WIDTH, highlight=False))
+        show_answers(done, printer())

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
 from onnxdfq.errors import OnnxdfqError
 from onnxdfq.verbs import image_arguments
-from onnxdfq.verbs.argument_types import WIDTH
 
 HELP = "make images from a model itself, to calibrate or tune it with"
 EXAMPLE = "onnxdfq synth model.onnx -n 512 -o images.npz --sheet sheet.png"
@@ -38,10 +36,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(parsed: argparse.Namespace) -> None:
     # Imports wait until here: --help has to be quick.
-    from rich.console import Console
-
     from onnxdfq.api import synth
-    from onnxdfq.console import Progress, progress_for
+    from onnxdfq.console import Progress, printer, progress_for
     from onnxdfq.images.ranks import joined
     from onnxdfq.model_file import check_writable
     from onnxdfq.report.tables import show_synthesis
@@ -52,7 +48,7 @@ def run(parsed: argparse.Namespace) -> None:
     if len({file.resolve() for file in files}) < len(files):
         raise OnnxdfqError(f"{parsed.sheet} would be written twice", "give -o and --sheet different names")
     with joined() as ranks:
-        progress = progress_for(Console(stderr=True), parsed.quiet) if ranks.rank == 0 else Progress()
+        progress = progress_for(parsed.quiet) if ranks.rank == 0 else Progress()
         done = synth(
             parsed.model,
             parsed.n,
@@ -63,5 +59,5 @@ def run(parsed: argparse.Namespace) -> None:
             **image_arguments.given(parsed),
         )
     if done is not None:
-        console = Console(width=None if sys.stdout.isatty() else WIDTH, highlight=False)
+        console = printer()
         show_synthesis(done.report, files, len(done.images), console)

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Mapping
 from typing import Any
-
-from onnxdfq.verbs.argument_types import WIDTH
 
 HELP = "the runtimes that models can be made for, and what each wants"
 EXAMPLE = "onnxdfq targets --json"
@@ -19,15 +16,14 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(parsed: argparse.Namespace) -> None:
-    from rich.console import Console
-
+    from onnxdfq.console import printer
     from onnxdfq.report.targets import show_targets
     from passes.targets import TARGETS
 
     if parsed.json:
         print(json.dumps(TARGETS, indent=1, default=_plain))
     else:
-        show_targets(TARGETS.values(), Console(width=None if sys.stdout.isatty() else WIDTH, highlight=False))
+        show_targets(TARGETS.values(), printer())
 
 
 def _plain(value: Any) -> Any:
