@@ -110,8 +110,10 @@ class TerminalProgress(Progress):
 
 
 def printer() -> Console:
-    """Where a verb prints what it found: styled on a terminal, plain elsewhere and where NO_COLOR is set."""
-    return Console(width=None if sys.stdout.isatty() else WIDTH, highlight=False, force_terminal=_terminal())
+    """Where a verb prints what it found: styled on a terminal, plain elsewhere and where NO_COLOR is set. Brackets are
+    brackets: a shape [batch, 3, 224, 224] is no markup."""
+    width = None if sys.stdout.isatty() else WIDTH
+    return Console(width=width, highlight=False, markup=False, force_terminal=_terminal())
 
 
 def progress_for(quiet: bool) -> Progress:

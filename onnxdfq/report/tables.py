@@ -75,7 +75,7 @@ def show_report(report: Report, console: Console) -> None:
                 details.add_row("runs in float", f"{some(nodes)}: {reason}")
         for reason, nodes in target.skips.items():
             details.add_row("left in float", f"{some(nodes)}: {reason}")
-        console.print(f"[bold]{name}[/bold]")
+        console.print(name, style="bold")
         console.print(details)
         if target.sensitivity is not None and target.budget:
             show_sensitivity(target.sensitivity, target.bits, console)
@@ -118,15 +118,15 @@ def show_inspection(found: Inspection, console: Console) -> None:
     facts.add_row("note", "read as it is; quantize simplifies first, which may free more layers")
     console.print(facts)
     for name, target in found.targets.items():
-        console.print(
-            f"[bold]{name}[/bold]: {target['layers']} of {found.layers} layers in integers, "
-            f"{target['activations']} activations quantized"
+        numbers = (
+            f"{target['layers']} of {found.layers} layers in integers, {target['activations']} activations quantized"
         )
+        console.print(Text.assemble((name, "bold"), f": {numbers}"))
         for reason, nodes in _by_reason(target["skips"]).items():
             console.print(f"  left in float: {some(nodes)}: {reason}", highlight=False)
     for title, key, in_words in (("bits of the weights", "bits", bits_in_words), ("pairs", "pairing", pairs_in_words)):
         for names, decided in _alike(found.targets, key):
-            console.print(f"[bold]{title}[/bold] for {', '.join(names)}", highlight=False)
+            console.print(Text.assemble((title, "bold"), f" for {', '.join(names)}"))
             for line in in_words(decided):
                 console.print(f"  {line}", highlight=False, markup=False)
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from passes.targets import Kind, Target
 
@@ -15,7 +16,7 @@ SHOWN: tuple[Kind, ...] = ("weighted", "elementwise", "concat", "unary", "same-s
 def show_targets(targets: Iterable[Target], console: Console) -> None:
     """What each target wants, in words."""
     for target in targets:
-        console.print(f"[bold]{target.name}[/bold]: {target.runtime}")
+        console.print(Text.assemble((target.name, "bold"), f": {target.runtime}"))
         table = Table.grid(padding=(0, 2))
         table.add_column(style="dim", no_wrap=True)
         table.add_column(overflow="fold")

@@ -61,6 +61,10 @@ def stock(tmp_path_factory: pytest.TempPathFactory, few_images: None) -> Path:
             pixels = rng.integers(0, 255, (16, 16, 3), np.uint8)
             Image.fromarray(pixels).save(folder / name / f"{number}.png")
     np.savez(folder / "images.npz", images=rng.integers(0, 255, (8, 16, 16, 3), np.uint8))
+    (folder / "out").mkdir()
+    np.savez(
+        folder / "out" / "digits.npz", images=rng.integers(0, 255, (8, 16, 16, 3), np.uint8), labels=np.arange(8) % 4
+    )
     (folder / "layers.toml").write_text('[[node]]\nname = "Conv_13"\nfloat = true\n')
     (folder / "models").symlink_to(ROOT / "models")
     fast = ["quantize", str(folder / "model.onnx"), "--recipe", "fast", "--quiet"]

@@ -271,7 +271,9 @@ def test_inspect_says_what_is_there(capsys: pytest.CaptureFixture[str]) -> None:
     assert found["classes"] == 10
     assert found["layers"] == found["targets"]["ort-cpu"]["layers"] == 18
     assert main(["inspect", str(DIGITS)]) == 0
-    assert "17 BatchNormalization statistics and 10 classes" in " ".join(capsys.readouterr().out.split())
+    said = " ".join(capsys.readouterr().out.split())
+    assert "17 BatchNormalization statistics and 10 classes" in said
+    assert "image [batch, 1, 32, 32]" in said, "which is no markup"
 
 
 # -- the verbs

@@ -137,7 +137,7 @@ def test_ctrl_c_says_how_to_go_on_and_the_same_command_does(
         patch.setattr(inversion.Inversion, "make", stopped)
         assert command(*shared, "-o", out, "--cache", cache) == 130
         (line,) = capsys.readouterr().err.splitlines()
-        goes_on = f"the same command goes on with the images that are in {cache}"
+        goes_on = f"the same command goes on with what is in {cache}"
         assert line == f"onnxdfq: stopped; no result was written; {goes_on}"
         assert command(*shared, "-o", out) == 130
         assert "goes on" not in capsys.readouterr().err
