@@ -1,14 +1,17 @@
-"""Biases of convolutions that run in float, where the runtime would round them.
+"""Layers that run in float, put out of reach of a runtime that would round their biases or their weights.
 
-    x -> DQ(s_x) -> Conv(DQ(W, s_W), b) -> Clip -> Q          the runtime rounds b to whole multiples of s_x s_W
+    x -> DQ(s_x) -> Conv(DQ(W, s_W), b) -> Clip -> Q      the runtime rounds b to whole multiples of s_x s_W
+    x -> DQ(s_x) -> Conv(W, b) -> Clip -> Q               the runtime rounds W to 8 bits with one scale, and b as well
 
     b = code * s_b + error       s_b = max |b| / 2^30        |error| <= s_b / 2
 
-    DQ(x) -> Conv(DQ(W), b) -> Clip -> Q     becomes     DQ(x) -> Conv(DQ(W), DQ(code, s_b)) -> Clip -> Q
+    DQ(x) -> Conv(W, b) -> Clip -> Q     becomes     DQ(x) -> Conv(W, DQ(code, s_b)) -> Clip -> Q
 
-An integer kernel needs that bias, and the rounding is fine: s_x s_W is a small part of what 8 bits tell apart. With
-few bits both scales are coarse, while no time is to be won: layers between Clips to few codes are computed in float,
-and the few others that read such are better computed there too than with biases that are off.
+It does so where the bias is a constant, and leaves a layer alone whose bias is not. An integer kernel needs the rounded
+bias, and the rounding is fine: s_x s_W is a small part of what 8 bits tell apart. With few bits both scales are coarse,
+while no time is to be won: layers between Clips to few codes are computed in float, and the few others that read such
+are better computed there too than with biases that are off. And a layer whose weights are in float was meant to stay
+there: one scale for all channels ruins depthwise convolutions.
 """
 
 from __future__ import annotations
@@ -24,19 +27,20 @@ from passes.freeze_weights import bias_of_product
 
 FINEST = 2**30
 SMALLEST = 1e-38  # that float32 holds in full
+ROUNDED = ("Conv", "ConvTranspose", "Gemm")  # whose weights in float the runtime rounds
 
 
 @dataclass(frozen=True)
 class PreciseBiases(Pass):
-    """Put biases out of the runtime's reach, of convolutions that the rounding would harm."""
+    """Put biases out of the runtime's reach, of layers that its rounding would harm."""
 
     name: ClassVar[str] = "precise-biases"
 
     def __call__(self, graph: gs.Graph) -> PassResult:
         changed = 0
-        for node in [each for each in graph.nodes if each.op == "Conv"]:
-            bias = bias_of_product(node)
-            if bias is None or not (_read_as_few(node.inputs[0]) or _written_as_few(node.outputs[0])):
+        for node in list(graph.nodes):
+            bias = _bias_in_float(node) if _has_float_weights(node) else _bias_among_few_codes(node)
+            if bias is None:
                 continue
             largest = float(np.abs(bias.values).max(initial=0.0))
             scale = np.array(max(largest / FINEST, SMALLEST), np.float32)
@@ -45,10 +49,41 @@ class PreciseBiases(Pass):
             real = gs.Variable(f"{bias.name}_{node.name}_real", np.dtype(np.float32), codes.shape)
             graph.layer(op="DequantizeLinear", name=f"{node.name}_bias_DQ", inputs=[held, gs.Constant(step, scale)],
                         outputs=[real])  # fmt: skip
-            node.inputs[2] = real
+            node.inputs = [*node.inputs[:2], real]
             changed += 1
         graph.cleanup().toposort()
         return PassResult(changed)
+
+
+def _has_float_weights(node: gs.Node) -> bool:
+    """Whether a layer reads dequantized numbers, but weights that never were integers."""
+    if node.op not in ROUNDED or not isinstance(node.inputs[1], gs.Constant):
+        return False
+    return node.inputs[1].dtype == np.float32 and _writer(node.inputs[0]) == "DequantizeLinear"
+
+
+def _bias_in_float(node: gs.Node) -> gs.Constant | None:
+    """The bias of a layer with float weights, zeros where it has none; None where the runtime leaves it alone."""
+    if len(node.inputs) > 2 and node.inputs[2].name:
+        given = node.inputs[2]
+        return given if isinstance(given, gs.Constant) and given.values.ndim == 1 else None
+    shape = node.inputs[1].shape
+    channels = shape[0]
+    if node.op == "ConvTranspose":
+        channels = shape[1] * node.attrs.get("group", 1)
+    elif node.op == "Gemm" and not node.attrs.get("transB", 0):
+        channels = shape[1]
+    return gs.Constant(f"{node.name}_no_bias", np.zeros(channels, np.float32))
+
+
+def _bias_among_few_codes(node: gs.Node) -> gs.Constant | None:
+    """The bias of a convolution that reads or writes few codes."""
+    bias = bias_of_product(node) if node.op == "Conv" else None
+    return bias if bias is not None and (_read_as_few(node.inputs[0]) or _written_as_few(node.outputs[0])) else None
+
+
+def _writer(tensor: gs.Tensor) -> str:
+    return tensor.inputs[0].op if tensor.inputs else ""
 
 
 def _written_as_few(tensor: gs.Tensor) -> bool:

@@ -72,7 +72,7 @@ def correct_biases(
     for index, (piece, layer) in enumerate(zip(pieces, correctable, strict=True)):
         written = layer.outputs[0].name
         produced = sorted(name for name in piece.makes if last_use.get(name, -1) > index or name == written)
-        session = Session(piece.model(graph, produced))
+        session = Session(piece.model(graph, produced), as_written=True)
         for held in alive:
             held.update(session.run({name: held[name] for name in session.inputs}))
         axis = axes[layer.name]

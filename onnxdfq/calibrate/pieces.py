@@ -59,7 +59,7 @@ def inputs_of_layers(
     for index, (layer, piece) in enumerate(cuts):
         read = layer.inputs[0].name
         made = sorted(name for name in piece.makes if last_use.get(name, -1) >= index)
-        session = Session(piece.model(graph, made)) if made else None
+        session = Session(piece.model(graph, made), as_written=True) if made else None
         for held in alive:
             if session:
                 held.update(session.run({name: held[name] for name in session.inputs}))

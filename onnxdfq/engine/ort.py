@@ -17,14 +17,15 @@ from onnx import helper
 from onnxdfq.errors import OnnxdfqError
 
 Device = Literal["auto", "cpu", "cuda"]
-BIAS_ROUNDING = "WeightBiasQuantization"  # at scale_x * scale_W, which in float16 may be zero
+ROUNDING = "WeightBiasQuantization"  # biases at scale_x * scale_W; float weights between integers at one scale
 SERIALIZED_LIMIT = 2**31 - 2**20  # a message has to stay below 2 GiB; weights beyond go to a file of their own
 
 
 class Session:
     """A model loaded into ONNX Runtime. ``provider`` is the execution provider that really runs it.
 
-    as_written: float biases of quantized layers stay in float, as on runtimes that do not round them to int32.
+    as_written: float biases and weights of layers between integers stay in float, as on runtimes that do not round them
+    and in files that keep this one from it, see passes/precise_biases.py.
 
     Raises OnnxdfqError when the runtime refuses the model, or when device is "cuda" and CUDA does not load.
     """
@@ -36,7 +37,7 @@ class Session:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         wanted = ["CUDAExecutionProvider"] if device != "cpu" and cuda_driver() else []
         try:
-            disabled = [BIAS_ROUNDING] if as_written else []
+            disabled = [ROUNDING] if as_written else []
             self._session = _load(model, options, [*wanted, "CPUExecutionProvider"], disabled)
         except Exception as error:  # onnxruntime raises a class per error code, none of them with a common base
             raise OnnxdfqError(f"ONNX Runtime refuses the model: {str(error).splitlines()[0][:300]}") from error

@@ -32,6 +32,7 @@ from passes.lint.layers import (
     int8_blocked,
     packed_cast,
     weight_bits,
+    weights_rounded,
 )
 from passes.lint.placing import (
     activation_type,
@@ -79,6 +80,7 @@ RULES: Mapping[str, Rule] = MappingProxyType({
     "weight-bits": weight_bits,
     "bias-float": bias_float,
     "bias-scale": bias_scale,
+    "weights-rounded": weights_rounded,
     "qdq-before-activation": qdq_before_activation,
     "add-both-quantized": add_both_quantized,
     "concat-scales": concat_scales,

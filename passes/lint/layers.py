@@ -9,6 +9,7 @@ from onnx import NodeProto
 
 from passes.lint.view import Finding, Quantizer, View, attribute
 from passes.placement import CONVOLUTIONS, WEIGHTED
+from passes.precise_biases import ROUNDED
 from passes.targets import Target
 
 BITS = {"int4": 4, "uint4": 4, "int2": 2, "uint2": 2}  # of packed types
@@ -124,6 +125,30 @@ def bias_float(view: View, target: Target) -> Iterator[Finding]:
         message = f"its bias {bias} is float, where the integer kernel of {target.name} reads int32"
         fix = "write the bias as int32 with input scale times weight scale"
         yield Finding("warning", "bias-float", view.label(node), message, fix)
+
+
+def weights_rounded(view: View, target: Target) -> Iterator[Finding]:
+    """Weights in float between integers, which the runtime rounds to 8 bits with one scale when it loads the model: a
+    layer that was to stay float loses more than one that is quantized, if its channels differ."""
+    if not target.int32_bias:
+        return
+    for node in view.nodes:
+        if node.op_type not in ROUNDED or view.activation(node.input[0]) is None or not view.constant(node.input[1]):
+            continue
+        held = node.input[2] if len(node.input) > 2 else ""
+        if (held and not view.constant(held)) or not _quantizer_follows(view, node):
+            continue
+        message = f"its weights are float, between integers: {target.name} rounds them to 8 bits with one scale for all"
+        fix = "quantize them with a scale for each channel; or put its bias behind a DequantizeLinear of int32"
+        yield Finding("warning", "weights-rounded", view.label(node), message, fix)
+
+
+def _quantizer_follows(view: View, node: NodeProto) -> bool:
+    """Whether a quantizer reads what the node writes, with nothing but Relu and Clip, and no branch, before it."""
+    follower = view.only_reader(node.output[0])
+    while follower is not None and follower.op_type in ("Relu", "Clip"):
+        follower = view.only_reader(follower.output[0])
+    return follower is not None and follower.op_type == "QuantizeLinear"
 
 
 def bias_scale(view: View, target: Target) -> Iterator[Finding]:

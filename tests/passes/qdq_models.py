@@ -24,6 +24,7 @@ CONSTANTS = {
     "s": np.float32(0.02), "t": np.float32(0.05), "i": np.int8(0), "u": np.uint8(128), "n": np.uint8(0),
     # weights of a convolution and of a matrix product, with scales for each channel, and for all of them
     "w": codes(16, 16, 1, 1), "m": codes(16, 16), "sw": np.linspace(0.001, 0.02, 16, dtype=np.float32),
+    "wf": np.linspace(-1, 1, 256, dtype=np.float32).reshape(16, 16, 1, 1),  # in float
     "zw": np.zeros(16, np.int8), "sm": np.float32(0.01), "zm": np.int8(0),
     # the same with 4 and 2 bits, and scales for blocks of 8
     "w4": codes(16, 16, 1, 1, low=-8, high=8, dtype=ml_dtypes.int4), "z4": np.zeros(16, ml_dtypes.int4),

@@ -1,4 +1,4 @@
-"""Biases of convolutions that run in float are kept from being rounded, and no others."""
+"""Layers that run in float are kept from having biases and weights rounded, and no others."""
 
 from __future__ import annotations
 
@@ -96,3 +96,50 @@ def test_biases_of_float_layers_are_left_alone() -> None:
     for name, shape in {"w": (3, 2, 3, 3), "bias": (3,)}.items():
         made.graph.initializer.append(numpy_helper.from_array(np.ones(shape, np.float32), name))
     assert applied(made)[1] == 0
+
+
+# Weights whose channels differ a hundredfold: with one scale of 8 bits for all the small ones are lost
+LAYERS = {
+    "Conv": ("c = Conv<pads = [1, 1, 1, 1]>(b, w{bias})", (4, 4, 3, 3)),
+    "depthwise": ("c = Conv<pads = [1, 1, 1, 1], group = 4>(b, w{bias})", (4, 1, 3, 3)),
+    "ConvTranspose": ("c = ConvTranspose<pads = [1, 1, 1, 1]>(b, w{bias})", (4, 4, 3, 3)),
+    "grouped ConvTranspose": ("c = ConvTranspose<pads = [1, 1, 1, 1], group = 2>(b, w{bias})", (4, 2, 3, 3)),
+    "Gemm": ("c = Gemm(b, w{bias})", (4, 4)),
+    "Gemm transB": ("c = Gemm<transB = 1>(b, w{bias})", (4, 4)),
+}
+
+
+@pytest.mark.parametrize("bias", ["", ", bias"], ids=["no bias", "bias"])
+@pytest.mark.parametrize("layer", LAYERS)
+def test_float_weights_stay_float(layer: str, bias: str) -> None:
+    body, shape = LAYERS[layer]
+    axes = "N, 4" if "Gemm" in layer else "N, 4, 4, 4"
+    text = f"""<ir_version: 8, opset_import: ["" : 17]> g (float[{axes}] x) => (float[{axes}] y) {{
+        a = QuantizeLinear(x, step, zero)
+        b = DequantizeLinear(a, step, zero)
+        {body.format(bias=bias)}
+        r = Relu(c)
+        q = QuantizeLinear(r, out_step, zero)
+        y = DequantizeLinear(q, out_step, zero)
+    }}"""
+    before = parser.parse_model(text)
+    rng = np.random.default_rng(0)
+    axis = 1 if layer in ("ConvTranspose", "grouped ConvTranspose", "Gemm") else 0  # of output channels
+    spread = np.moveaxis(np.logspace(-2, 0, shape[axis]).reshape(-1, *[1] * (len(shape) - 1)), 0, axis)
+    held = {
+        "step": np.float32(0.01), "zero": np.uint8(0), "out_step": np.float32(2e-4),
+        "w": (rng.uniform(0.05, 0.2, shape) * spread).astype(np.float32), "bias": np.full(4, 1e-3, np.float32),
+    }  # fmt: skip
+    before.graph.initializer.extend(
+        numpy_helper.from_array(np.asarray(value), name) for name, value in held.items() if name in text
+    )
+    for number, node in enumerate(before.graph.node):
+        node.name = f"n{number}"
+    made, changed = applied(before)
+    assert changed == 1
+    onnx.checker.check_model(made, full_check=True)
+    x = rng.uniform(0, 2.5, (8, 4) if "Gemm" in layer else (4, 4, 4, 4)).astype(np.float32)
+    exact = Session(before, as_written=True).run({"x": x})["y"]
+    off = [np.abs(Session(each).run({"x": x})["y"] - exact).mean() for each in (made, before)]
+    assert off[0] < 1e-5
+    assert off[1] > 3e-5, "else there is nothing to mend"
