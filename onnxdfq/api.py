@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 
 from onnxdfq.calibrate.observers import Method
-from onnxdfq.cheapest import MIN_AGREEMENT, cheapest
+from onnxdfq.cheapest import cheapest
 from onnxdfq.config import Compensation, Options, PlacedBy, Rounding, bits_in_name
 from onnxdfq.console import Progress, peak_megabytes
 from onnxdfq.engine.ort import Device
@@ -117,7 +117,7 @@ def quantize(
     equalization: make ranges of weights alike across layers first.
     target: "tensorrt", "ort-cpu" or another of ``passes.targets.TARGETS``, or several.
     recipe: see ``onnxdfq.recipes.RECIPES``, or "auto": the cheapest with which ``min_agreement`` percent of held-out
-        images, 90 by default, have the same top-1 as with the float model.
+        images (90 by default, 98 of your own) have the same top-1 as with the float model.
     output: where to write the model, for several targets a folder or a file for each; None writes nothing.
     domain, or mean, std and scale (x = (pixel * scale - mean) / std), and order: what the model is fed with; inferred
         when not given. input_shape: needed only where H and W are free and no usual size runs.
@@ -129,7 +129,8 @@ def quantize(
         log: a file for what happens meanwhile, JSON lines, with a PNG beside it. checkpoints: a folder from which a run
         that was killed goes on.
     min_agreement, max_drop: what is demanded of held-out images in percent, and of top-1 on labelled ones in points;
-        what does not hold is in ``report.gate``. rollback: put the fewest layers back to float until it does.
+        what does not hold is in ``report.gate``. rollback: put the fewest layers back to 8 bits, then to float, until
+        it does.
     page: an HTML file that shows the report.
     aims: of inverted images, see ``onnxdfq.images.aims.Aims``: "boundary=0.3", "swing".
     evaluate: labelled images for the report's accuracy; they calibrate nothing.
@@ -199,8 +200,7 @@ def quantize(
             return quantize_with_rollback(Run(options, progress or Progress(), original, report, ranks), gate.held_out)
         return quantize_model(original, options, report, progress or Progress(), ranks)
 
-    least = gate.held_out if gate else MIN_AGREEMENT
-    run = cheapest(run_with, options, least) if recipe == AUTO else run_with(options)
+    run = cheapest(run_with, options, gate.held_out if gate else None) if recipe == AUTO else run_with(options)
     if ranks.rank:
         return None
     report = run.report

@@ -9,17 +9,20 @@ from onnxdfq.config import Options
 from onnxdfq.recipes import CHEAPEST_FIRST
 from onnxdfq.run import Run
 
-MIN_AGREEMENT = 90.0  # percent of images that are harder than real ones: of these more keep their class
+REAL, SYNTHETIC = 98.0, 90.0  # percent that is good enough, of the user's images and of ours, most of which are harder
 
 
-def cheapest(run: Callable[[Options], Run], options: Options, wanted: float) -> Run:
+def cheapest(run: Callable[[Options], Run], options: Options, wanted: float | None) -> Run:
     """The run of the first of CHEAPEST_FIRST whose top-1 agreement on held-out images is ``wanted`` percent or more for
-    every target, else of the one that came nearest. A notice says what was tried.
+    every target (None: what is enough for images of their kind), else of the one that came nearest. A notice says what
+    was tried.
 
     Options that only a recipe that learns can take do not reach the others. A model without classes has no top-1: the
     last recipe is taken for it.
     """
     tried: list[tuple[float, str, Run]] = []
+    if wanted is None:
+        wanted = REAL if options.images is not None and options.source is None else SYNTHETIC
     for name in CHEAPEST_FIRST:
         done = run(replace(options.without_learning(), recipe=name) if name != CHEAPEST_FIRST[-1] else options)
         agreements = [target.agreement.top1 for target in done.report.targets.values()]

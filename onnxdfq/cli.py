@@ -15,6 +15,7 @@ from pathlib import Path
 from types import ModuleType
 
 from onnxdfq.errors import OnnxdfqError
+from onnxdfq.recipes import RECIPES
 from onnxdfq.verbs import check, compare, completion, explain, inspect, quantize, retarget, run, synth, targets
 from onnxdfq.verbs.parser import Parser
 from passes.errors import PassError
@@ -61,11 +62,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _how_to_go_on(parsed: argparse.Namespace) -> str:
     """What a run that was stopped left behind, or might have."""
-    folders = {name: getattr(parsed, name) for name in ("cache", "checkpoints") if hasattr(parsed, name)}
-    kept = [str(folder) for folder in folders.values() if folder is not None]
+    kept = [str(folder) for name in ("cache", "checkpoints") if (folder := getattr(parsed, name, None)) is not None]
     if kept:
         return f"; the same command goes on with what is in {' and '.join(kept)}"
-    return f"; with {' and '.join(f'--{name} DIR' for name in folders)} a run can go on" if folders else ""
+    possible = ["--cache DIR"] if hasattr(parsed, "cache") and (parsed.images is None or parsed.source) else []
+    recipe = RECIPES.get(getattr(parsed, "recipe", ""))
+    possible += ["--checkpoints DIR"] if recipe is not None and recipe.tuning else []
+    return f"; with {' and '.join(possible)} a run can go on" if possible else ""
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -55,8 +55,8 @@ class Options:
     while it learns. checkpoints: a folder from which a run that was killed goes on.
 
     all_layers: the first and the last layers get ``bits`` too, not 8. overrides: entries of a configuration file. plan:
-    a decision made before, for its target. details: noise and clipping of each layer, and latency, are measured as
-    well. compat: weights of few bits stay in 8-bit containers. float_type: of what
+    a decision made before, for its target. details: noise, sensitivity and clipping of each layer, and latency, are
+    measured as well. compat: weights of few bits stay in 8-bit containers. float_type: of what
     stays unquantized, where the target allows it.
     """
 

@@ -22,6 +22,7 @@ from onnxdfq.errors import OnnxdfqError
 from onnxdfq.pipeline import WITH_IMAGES, prepare, quantize_prepared
 from onnxdfq.run import Run
 from onnxdfq.stages.bits import damages
+from passes.targets import TARGETS
 
 WIDE = 8  # bits
 
@@ -35,7 +36,11 @@ class Step:
 
     def override(self) -> Mapping[str, Any]:
         """As a configuration file has it."""
-        return {"name": glob.escape(self.layer), **({"float": True} if self.floats else {"bits": WIDE})}
+        return {"name": glob.escape(self.layer), "float": True} if self.floats else _bits(self.layer, WIDE)
+
+
+def _bits(layer: str, bits: int) -> Mapping[str, Any]:
+    return {"name": glob.escape(layer), "bits": bits}
 
 
 def quantize_with_rollback(run: Run, wanted: float) -> Run:
@@ -48,8 +53,11 @@ def quantize_with_rollback(run: Run, wanted: float) -> Run:
     (target,) = run.options.targets
     prepare(run, WITH_IMAGES)
 
-    def attempt(taken: Sequence[Step]) -> tuple[Run, float]:
-        options = replace(run.options, overrides=(*run.options.overrides, *(step.override() for step in taken)))
+    def attempt(taken: Sequence[Step], settled: Mapping[str, int] | None = None) -> tuple[Run, float]:
+        overrides = [*run.options.overrides, *(_bits(layer, bits) for layer, bits in (settled or {}).items())]
+        options = replace(run.options, overrides=(*overrides, *(step.override() for step in taken)))
+        if settled:  # a budget would give other layers less for what these get
+            options = replace(options, size_budget=None, avg_bits=None)
         made = run.again(options, replace(run.report, notices=list(run.report.notices), targets={}))
         quantize_prepared(made, in_words(taken))
         found = made.report.targets[target].agreement.top1
@@ -62,11 +70,11 @@ def quantize_with_rollback(run: Run, wanted: float) -> Run:
     if reached >= wanted:
         best.report.rolled_back = {}
         return best
-    steps = _steps(best, target)
+    steps, settled = _steps(best, target), best.report.targets[target].bits
     low, high = 0, len(steps)  # too few, and more than there may be: something has to be left to quantize
     while low + 1 < high:
         middle = (low + high) // 2
-        tried[middle] = attempt(steps[:middle])
+        tried[middle] = attempt(steps[:middle], settled)
         low, high = (low, middle) if tried[middle][1] >= wanted else (middle, high)
     high = min(high, max(tried))
     found, _ = tried[high]
@@ -92,5 +100,6 @@ def _steps(run: Run, target: str) -> list[Step]:
     bits = run.report.targets[target].bits
     found = damages(run, tuple(bits), sorted(set(bits.values())))
     worst_first = sorted(bits, key=lambda layer: -found[layer][bits[layer]])
-    few = [layer for layer in worst_first if bits[layer] < WIDE and (run.options.act_bits or WIDE) >= WIDE]
+    most = min(WIDE, TARGETS[target].weight_bits)  # that weights have there at all
+    few = [layer for layer in worst_first if bits[layer] < most and (run.options.act_bits or WIDE) >= WIDE]
     return [*(Step(layer, False) for layer in few), *(Step(layer, True) for layer in worst_first)]

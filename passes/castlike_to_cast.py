@@ -12,6 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
 import onnx_graphsurgeon as gs
 from onnx import helper
 
@@ -25,10 +26,15 @@ class CastLikeToCast(Pass):
     name: ClassVar[str] = "castlike-to-cast"
 
     def __call__(self, graph: gs.Graph) -> PassResult:
-        found = [node for node in graph.nodes if node.op == "CastLike" and node.inputs[1].dtype is not None]
+        found = [node for node in graph.nodes if node.op == "CastLike" and _numpy_type(node.inputs[1])]
         for node in found:
-            kind = node.inputs[1].dtype
-            node.op, node.attrs = "Cast", {"to": helper.np_dtype_to_tensor_dtype(kind)}
+            kind = helper.np_dtype_to_tensor_dtype(np.dtype(node.inputs[1].dtype))
+            node.op, node.attrs = "Cast", {"to": kind}
             node.inputs = node.inputs[:1]
         graph.cleanup()
         return PassResult(len(found))
+
+
+def _numpy_type(tensor: gs.Tensor) -> bool:
+    """Whether the type is known, and one that numpy has: for the others graphsurgeon keeps ONNX's number."""
+    return tensor.dtype is not None and not isinstance(tensor.dtype, int)

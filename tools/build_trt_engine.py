@@ -27,6 +27,8 @@ def build(trt: ModuleType, model: Path, batch: tuple[int, int, int] | None) -> b
 
     Raises OnnxdfqError with TensorRT's own words where it refuses.
     """
+    if not hasattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED"):
+        raise OnnxdfqError(f"TensorRT {trt.__version__} has no strongly typed networks", "use trtexec --int8 --fp16")
     builder = trt.Builder(trt.Logger(trt.Logger.WARNING))
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, trt.Logger(trt.Logger.WARNING))
@@ -37,6 +39,8 @@ def build(trt: ModuleType, model: Path, batch: tuple[int, int, int] | None) -> b
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, WORKSPACE)
     inputs = [network.get_input(number) for number in range(network.num_inputs)]
     free = [each for each in inputs if -1 in tuple(each.shape)]
+    if batch and not free:
+        raise OnnxdfqError(f"{model} has no free batch", "leave --batch out")
     if free:
         config.add_optimization_profile(_profile(builder, free, batch))
     engine = builder.build_serialized_network(network, config)

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 
+from onnxdfq.report.again import again_as
 from onnxdfq.report.allocation import SHOWN_AT, bar_lengths
 from onnxdfq.report.html import bars, command, document, facts, folded, listed, paragraph, section, table
 from onnxdfq.report.kernels import float_layers, kernel_summary
@@ -16,6 +17,7 @@ from onnxdfq.report.names import some
 from onnxdfq.report.report import Report, TargetReport, versions
 
 WORST = 5
+BETTER = 2  # points of agreement that are worth another run
 CLIPPED = 0.1  # percent of an activation beyond its codes, from which on it is told
 
 
@@ -68,10 +70,9 @@ def _before_and_after(report: Report) -> str:
     if any(each.agreement.top1 is not None for each in targets):
         rows.append(["same class on held-out images, %", "100", *(_agreement(each) for each in targets)])
     else:
-        for name in targets[0].agreement.sqnr:
-            rows.append(
-                [f"signal to noise of {name}, dB", None, *(f"{each.agreement.sqnr[name]:.1f}" for each in targets)]
-            )
+        for name in dict.fromkeys(name for each in targets for name in each.agreement.sqnr):
+            found = (each.agreement.sqnr.get(name) for each in targets)
+            rows.append([f"signal to noise of {name}, dB", None, *found])
     if any(each.milliseconds for each in targets):
         first = next(each.milliseconds[0] for each in targets if each.milliseconds)
         rows.append(["ms for one call on this machine", first,
@@ -88,7 +89,8 @@ def _share(target: TargetReport) -> str:
 
 
 def _agreement(target: TargetReport) -> str:
-    return f"{target.agreement.top1:.1f} ± {target.agreement.error:.1f}"
+    found = target.agreement
+    return "-" if found.top1 is None else f"{found.top1:.1f} ± {found.error:.1f}"
 
 
 def _worst(report: Report, name: str, target: TargetReport) -> str:
@@ -97,32 +99,15 @@ def _worst(report: Report, name: str, target: TargetReport) -> str:
         return ""
     worst = sorted(target.noise, key=lambda each: each.sqnr)[:WORST]
     rows = [(each.node, each.op, target.bits.get(each.node), f"{each.sqnr:.1f} dB") for each in worst]
-    again = _command(report, name)
-    entries = "\n".join(f'[[node]]\nname = "{each.node}"\nfloat = true' for each in worst[:2])
-    advice = [
-        f"onnxdfq explain {shlex.quote(report.model)} {shlex.quote(worst[0].node)} --target {name}",
-        f"cat > layers.toml <<'END'\n{entries}\nEND\n{again} --config layers.toml",
-    ]
+    again = again_as(report, name)
+    advice = [f"onnxdfq explain {shlex.quote(report.model)} {shlex.quote(worst[0].node)} --target {name}"]
+    if not report.options.get("overrides"):  # it would take the place of the configuration that there was
+        entries = "\n".join(f'[[node]]\nname = "{each.node}"\nfloat = true' for each in worst[:2])
+        advice.append(f"cat > layers.toml <<'END'\n{entries}\nEND\n{again} --config layers.toml")
     if target.agreement.top1 is not None:  # rollback goes by classes
-        advice.append(f"{again} --max-drop 1 --rollback")
+        advice.append(f"{again} --min-agreement {min(99, int(target.agreement.top1) + BETTER)} --rollback")
     why = paragraph("Why a layer is as it is, and what more bits or float for these would give:")
     return table(("layer", "operator", "bits", "signal to noise"), rows) + why + "".join(map(command, advice))
-
-
-def _command(report: Report, target: str) -> str:
-    """The command that made the report, without what does not matter to a second try."""
-    options, given = report.options, [f"--target {target}"]
-    bits = options.get("bits", 8)
-    for option, value, usual in (
-        ("--bits", "/".join(map(str, bits)) if isinstance(bits, tuple | list) else str(bits), "8"),
-        ("--act-bits", str(options.get("act_bits", 8)).lower(), "8"),
-        ("--avg-bits", str(options.get("avg_bits")), "None"),
-        ("--size-budget", str(options.get("size_budget")), "None"),
-        ("--recipe", str(options.get("recipe", "balanced")), "balanced"),
-    ):
-        if value != usual:
-            given.append(f"{option} {value}")
-    return " ".join(["onnxdfq quantize", shlex.quote(report.model), *given])
 
 
 def _noise(target: TargetReport) -> str:

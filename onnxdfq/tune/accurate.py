@@ -170,7 +170,7 @@ class _Accurate:
     def _trained(self) -> Trained:
         about = (
             f"{len(self.blocks)} blocks and the whole learned for {self.done} iterations on {len(self.image)} images, "
-            f"on {self.device.type}; KL on held-out images of three kinds {self.start.kl:.3g}, then {self.best.kl:.3g}"
+            f"on {self.device.type}; KL on held-out images {self.start.kl:.3g}, then {self.best.kl:.3g}"
         )
         failed = ""  # what was reached is of use, even if it all broke down afterwards
         if self.best is self.start:

@@ -16,7 +16,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         action=_Print,
         choices=SHELLS,
         metavar="SHELL",
-        help='for bash, zsh, fish or tcsh: eval "$(onnxdfq --print-completion bash)"',
+        help='bash, zsh, fish or tcsh: eval "$(onnxdfq --print-completion bash)"',
     )
 
 

@@ -23,7 +23,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         "--min-agreement",
         type=number,
         metavar="P",
-        help="of held-out images that keep their class, else exit code 4; auto (90) and dynadfq choose by it",
+        help="of held-out images that keep their class, else exit code 4; auto (90; 98 of yours) and dynadfq go by it",
     )
     add("--max-drop", type=number, metavar="POINTS", help="of top-1 with --eval, else of agreement; the same")
     add("--rollback", action="store_true", help="put the fewest layers back to 8 bits, then to float, until that holds")

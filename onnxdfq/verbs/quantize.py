@@ -80,7 +80,7 @@ def _about_bits(parser: argparse.ArgumentParser) -> None:
         help="fp32 (default) or fp16, for what stays float",
     )
     add = parser.add_argument_group("how numbers are rounded").add_argument
-    add("--rounding", metavar="R", help="of the weights: nearest, squant or gptq; by default what suits the recipe")
+    add("--rounding", metavar="R", help="of the weights: nearest, squant or gptq (default)")
     add("--scales", metavar="S", help="of the weights: min-max, mse or lp; by default what suits the bits")
     add("--compensation", metavar="C", help="with LOW/HIGH: dfmpc+ (default), dfmpc as published, or none")
     add("--equalize", action="store_true", help="make weights alike across layers first: for one scale in all channels")

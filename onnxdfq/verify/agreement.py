@@ -45,7 +45,7 @@ class Agreement:
     @property
     def images_in_words(self) -> str:
         """How many images judged, and what each kind of them says."""
-        return f"{self.images} held-out images{self.kinds_in_words}"
+        return f"{self.images} images that judge{self.kinds_in_words}"
 
     @property
     def kinds_in_words(self) -> str:

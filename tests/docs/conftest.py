@@ -34,7 +34,7 @@ MODEL = """<ir_version: 8, opset_import: ["" : 17]> model (float[N, 3, 16, 16] i
 SHAPES = {"w0": (16, 3, 3, 3), "w1": (16, 16, 3, 3), "w2": (16, 16, 1, 1), "w3": (4, 16), "w4": (4,)}
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def few_images() -> Iterator[None]:
     """Few images, and no onnxsim: the commands are tried, not what comes of them."""
     with pytest.MonkeyPatch.context() as patch:
@@ -44,7 +44,7 @@ def few_images() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def stock(tmp_path_factory: pytest.TempPathFactory, few_images: None) -> Path:
     """Models, images and what earlier commands would have written."""
     folder = tmp_path_factory.mktemp("stock")

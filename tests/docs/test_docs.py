@@ -21,7 +21,7 @@ LEARNING = ("accurate", "qimera", "adadfq", "gdfq", "auto")
 
 def blocks(page: Path, language: str) -> Iterator[str]:
     """Fenced blocks of a language; those of README that are only indented are commands."""
-    text = page.read_text()
+    text = page.read_text(encoding="utf-8")
     yield from re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
     if language == "sh" and page.name == "README.md":
         outside = re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
@@ -70,7 +70,9 @@ def test_nothing_else_is_to_be_typed_than_what_is_known() -> None:
     for command in commands():
         program = command.split()[0]
         if program == "make":
-            assert re.search(rf"^{command.split()[1]}:", (ROOT / "Makefile").read_text(), re.MULTILINE), command
+            assert re.search(
+                rf"^{command.split()[1]}:", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE
+            ), command
         elif program == "python":
             assert (ROOT / command.split()[1]).is_file(), command
         elif program not in ("onnxdfq", "torchrun"):
@@ -93,13 +95,13 @@ def test_python_runs(page: Path, number: int, desk: Callable[[], Path]) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_links_lead_somewhere(page: Path) -> None:
-    for link in re.findall(r"\]\(([^)#]+)", page.read_text()):
+    for link in re.findall(r"\]\(([^)#]+)", page.read_text(encoding="utf-8")):
         assert link.startswith("https://") or (page.parent / link).exists(), link
 
 
 def test_every_rule_has_its_help_and_every_help_its_rule() -> None:
-    said = re.findall(r"^### (.+)$", (ROOT / "docs" / "troubleshooting.md").read_text(), re.MULTILINE)
-    assert sorted(said) == sorted(RULES)
+    said = re.findall(r"^### (.+)$", (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert sorted(said) == sorted([*RULES, "invalid-onnx"])
 
 
 def test_options_that_are_spoken_of_exist(capsys) -> None:
@@ -112,5 +114,5 @@ def test_options_that_are_spoken_of_exist(capsys) -> None:
         known |= set(re.findall(r"--[a-z][a-z0-9-]*", capsys.readouterr().out))
     known |= {"--print-completion", "--help-all", "--help"}
     for page in PAGES:
-        spoken = set(re.findall(r"(?<![\w-])--[a-zA-Z][\w-]*", page.read_text()))
+        spoken = set(re.findall(r"(?<![\w-])--[a-zA-Z][\w-]*", page.read_text(encoding="utf-8")))
         assert spoken <= known, (page.name, spoken - known)

@@ -13,11 +13,16 @@ pty = pytest.importorskip("pty", reason="terminals are tried where there are any
 ESCAPE = b"\x1b"
 
 
+def plain_environment() -> dict[str, str]:
+    """Without what asks for colours, or for none."""
+    asking = ("NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE")
+    return {name: value for name, value in os.environ.items() if name not in asking}
+
+
 def on_a_terminal(*arguments: str | Path, **environment: str) -> bytes:
     """All that a command writes to a terminal that is its stdout and its stderr."""
     outer, inner = pty.openpty()
-    known = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "FORCE_COLOR")}
-    known |= {"TERM": "xterm", **environment}
+    known = plain_environment() | {"TERM": "xterm", **environment}
     command = [sys.executable, "-m", "onnxdfq.cli", *map(str, arguments)]
     process = subprocess.Popen(command, stdout=inner, stderr=inner, env=known)
     os.close(inner)
@@ -51,7 +56,7 @@ def test_no_color_means_plain_lines_even_there(verb: str, small: Path) -> None:
 
 def test_a_pipe_gets_plain_lines(small: Path) -> None:
     command = [sys.executable, "-m", "onnxdfq.cli", "quantize", str(small), "--recipe", "fast"]
-    done = subprocess.run(command, capture_output=True, check=True)
+    done = subprocess.run(command, capture_output=True, check=True, env=plain_environment())
     assert ESCAPE not in done.stdout + done.stderr
     assert b"make images" in done.stderr
     assert b"make images" not in done.stdout.split(b"time")[0]

@@ -87,7 +87,7 @@ def test_layers_are_rolled_back_until_it_holds(some, tmp_path: Path) -> None:
     assert target["layers"] == target["of"] - len(floats)
     assert all(target["bits"][name] == 8 for name in wide)
     assert target["agreement"]["top1"] >= 90
-    assert f"{len(wide)} put back to 8 bits" in found["notices"][0]
+    assert found["notices"][0].startswith(f"{len(wide)} put back to 8 bits")
     assert quantized("-o", made, "--report", said, "--min-agreement", "1", "--rollback") == 0
     assert json.loads(said.read_text())["rolled_back"] == {}
 

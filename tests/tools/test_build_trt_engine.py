@@ -69,15 +69,25 @@ def test_a_fixed_shape_needs_no_profile(model: Path, monkeypatch) -> None:
     assert "profiles" not in trt.said
 
 
+def test_a_batch_for_a_fixed_shape_is_a_mistake(model: Path, monkeypatch, capsys) -> None:
+    monkeypatch.setitem(sys.modules, "tensorrt", Recorder(shape=(4, 3, 8, 8)))
+    assert build_trt_engine.main([str(model), "--batch", "1,2,4"]) == 1
+    assert "has no free batch. leave --batch out" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("trt", "said"),
     [
         (Recorder(errors=("bad axis", "bad type")), "does not read MODEL: bad axis; bad type. `onnxdfq check"),
         (Recorder(engine=None), "builds no engine from MODEL"),
         (Recorder(shape=(1, 3, -1, -1)), "input image has free axes (1, 3, -1, -1). fix all but the batch"),
+        (
+            SimpleNamespace(__version__="8.5", NetworkDefinitionCreationFlag=object),
+            "TensorRT 8.5 has no strongly typed",
+        ),
         (None, "TensorRT's Python package is missing. pip install tensorrt, or use trtexec"),
     ],
-    ids=["refused", "no engine", "free axes", "no package"],
+    ids=["refused", "no engine", "free axes", "old", "no package"],
 )
 def test_what_goes_wrong_is_one_line_and_no_file(model: Path, monkeypatch, capsys, trt, said: str) -> None:
     monkeypatch.setitem(sys.modules, "tensorrt", trt)

@@ -48,7 +48,7 @@ class Tags(HTMLParser):
 
 
 def test_it_stands_alone_and_is_small(made: Path) -> None:
-    content = made.read_text()
+    content = made.read_text(encoding="utf-8")
     assert made.stat().st_size < 2_000_000
     assert made.with_suffix(".json").is_file()
     assert not re.findall(r'(?:src|href)="(?!data:)', content)
@@ -61,7 +61,7 @@ def test_it_stands_alone_and_is_small(made: Path) -> None:
 
 
 def test_it_says_what_a_colleague_asks(made: Path) -> None:
-    content = made.read_text()
+    content = made.read_text(encoding="utf-8")
     for words in ("layers in integers", "same class on held-out images", "top-1 on labelled images", "Signal to noise",
                   "Sensitivity", "ms for one call", "What was assumed", "image quality", "The layers that lose most",
                   "--rollback", "beyond their codes", "bits on average asked for", "versions", "processor",
@@ -70,9 +70,11 @@ def test_it_says_what_a_colleague_asks(made: Path) -> None:
 
 
 def test_what_to_try_is_a_command_for_the_same_run(made: Path) -> None:
-    again = re.findall(r"onnxdfq quantize [^<]*--rollback", made.read_text())
+    again = re.findall(r"onnxdfq quantize [^<]*--rollback", made.read_text(encoding="utf-8"))
+    wanted = re.findall(r"--min-agreement (\d+)", " ".join(again))
     assert [line.partition(" --target ")[2] for line in again] == [
-        f"{target} --avg-bits 5.0 --recipe fast --max-drop 1 --rollback" for target in ("ort-cpu", "tensorrt")
+        f"{target} --avg-bits 5 --recipe fast --min-agreement {least} --rollback"
+        for target, least in zip(("ort-cpu", "tensorrt"), wanted, strict=True)
     ]
 
 
@@ -86,7 +88,7 @@ def test_a_model_without_classes_is_judged_by_noise(tmp_path: Path) -> None:
     page = tmp_path / "page.html"
     given = ["quantize", model, "--recipe", "fast", "--target", "ort-cpu", "--quiet", "--html", page]
     assert main([str(each) for each in given]) == 0
-    content = page.read_text()
+    content = page.read_text(encoding="utf-8")
     assert "signal to noise of features, dB" in content
     assert "same class" not in content
     assert "--rollback" not in content, "which goes by classes"
