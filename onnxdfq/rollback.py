@@ -45,7 +45,7 @@ def _bits(layer: str, bits: int) -> Mapping[str, Any]:
 
 def quantize_with_rollback(run: Run, wanted: float) -> Run:
     """``run`` goes through all stages, and through those after the images again with more and more layers put back. The
-    run that is returned has ``wanted`` percent of agreement, or as much as float layers give; its report lists them."""
+    run that is returned has ``wanted`` percent of agreement, or came nearest to it; its report lists them."""
     if len(run.options.targets) > 1:
         raise OnnxdfqError("--rollback is for one target", "run it once for each")
     if run.options.plan is not None:
@@ -76,11 +76,13 @@ def quantize_with_rollback(run: Run, wanted: float) -> Run:
         middle = (low + high) // 2
         tried[middle] = attempt(steps[:middle], settled)
         low, high = (low, middle) if tried[middle][1] >= wanted else (middle, high)
-    high = min(high, max(tried))
-    found, _ = tried[high]
+    # Where nothing was enough, float included, the nearest is taken and not the one with least left in integers
+    chosen = high if high in tried else max(tried, key=lambda count: (tried[count][1], -count))
+    found, _ = tried[chosen]
     words = ", ".join(f"{share:.1f} % with {in_words(steps[:count])}" for count, (_, share) in sorted(tried.items()))
-    found.report.rolled_back = final(steps[:high])
-    about = f"{in_words(steps[:high])}, for {wanted:g} % of agreement on held-out images"
+    found.report.rolled_back = final(steps[:chosen])
+    about = f"{in_words(steps[:chosen])}, for {wanted:g} % of agreement on held-out images"
+    about += "" if high in tried else ", which nothing reached"
     found.report.notices.insert(0, f"{about}: {words}")
     return found
 

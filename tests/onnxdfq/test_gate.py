@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -90,6 +91,29 @@ def test_layers_are_rolled_back_until_it_holds(some, tmp_path: Path) -> None:
     assert found["notices"][0].startswith(f"{len(wide)} put back to 8 bits")
     assert quantized("-o", made, "--report", said, "--min-agreement", "1", "--rollback") == 0
     assert json.loads(said.read_text())["rolled_back"] == {}
+
+
+def test_where_nothing_is_enough_the_nearest_is_taken(some, tmp_path: Path) -> None:
+    made, said = tmp_path / "made.onnx", tmp_path / "report.json"
+    few = ("--bits", "2", "--no-bias-correction", "-o", made, "--report", said)
+    assert quantized(*few, "--min-agreement", "100", "--rollback") in (0, 4)
+    found = json.loads(said.read_text())
+    reached = found["targets"]["ort-cpu"]["agreement"]["top1"]
+    tried = [float(share) for share in re.findall(r"([\d.]+) % with", found["notices"][0])]
+    assert reached == pytest.approx(max(tried), abs=0.05)
+    assert ("which nothing reached" in found["notices"][0]) is (reached < 100)
+
+
+def test_a_budget_is_settled_before_layers_are_put_back(some, tmp_path: Path) -> None:
+    made, said = tmp_path / "made.onnx", tmp_path / "report.json"
+    assert quantized("--size-budget", "0.1", "-o", made, "--report", said) == 0
+    before = json.loads(said.read_text())["targets"]["ort-cpu"]["bits"]
+    code = quantized("--size-budget", "0.1", "-o", made, "--report", said, "--min-agreement", "97", "--rollback")
+    assert code in (0, 4)
+    found = json.loads(said.read_text())
+    after = found["targets"]["ort-cpu"]["bits"]
+    assert found["rolled_back"]
+    assert all(after[layer] == bits for layer, bits in before.items() if layer not in found["rolled_back"])
 
 
 def test_float_comes_first_where_activations_have_few_bits(some, tmp_path: Path) -> None:
