@@ -22,7 +22,7 @@ from onnxdfq.images.contact_sheet import contact_sheet
 from onnxdfq.images.files import write_images
 from onnxdfq.images.ranks import ALONE, Ranks
 from onnxdfq.images.sources import STARTS_FROM_IMAGES
-from onnxdfq.model_file import check_writable, read_model, write_bytes, write_model
+from onnxdfq.model_file import check_writable, read_model, size_on_disk, write_bytes, write_model
 from onnxdfq.overrides import read_overrides
 from onnxdfq.pipeline import BEFORE_IMAGES, quantize_model
 from onnxdfq.plan_file import read_plan
@@ -195,7 +195,7 @@ def quantize(
     def run_with(options: Options) -> Run:
         described = asdict(replace(options, plan=None)) | {"plan": str(plan) if plan else None}
         described = {name: str(value) if isinstance(value, Path) else value for name, value in described.items()}
-        report = Report(str(path), path.stat().st_size, described)
+        report = Report(str(path), size_on_disk(path), described)
         if rollback:
             return quantize_with_rollback(Run(options, progress or Progress(), original, report, ranks), gate.held_out)
         return quantize_model(original, options, report, progress or Progress(), ranks)
@@ -260,7 +260,7 @@ def synth(
     )
     path = Path(model)
     original = read_model(path)
-    run = Run(options, progress or Progress(), original, Report(str(path), path.stat().st_size, {}))
+    run = Run(options, progress or Progress(), original, Report(str(path), size_on_disk(path), {}))
     for name, stage in BEFORE_IMAGES:
         with run.progress.stage(name):
             stage(run)

@@ -15,7 +15,7 @@ from onnxdfq.console import Progress
 from onnxdfq.engine.ort import Session
 from onnxdfq.errors import OnnxdfqError
 from onnxdfq.images.procedural import procedural
-from onnxdfq.model_file import read_model
+from onnxdfq.model_file import read_model, size_on_disk
 from onnxdfq.report.report import Report, versions
 from onnxdfq.run import Run
 from onnxdfq.stages.images import find_domain
@@ -60,7 +60,7 @@ def compare(first: Path, second: Path, options: Options, progress: Progress) -> 
     """
     models = [read_model(path, quantized=True) for path in (first, second)]
     check_alike(models[0], models[1], (first, second))
-    run = Run(options, progress, models[0], Report(str(first), first.stat().st_size, {}))
+    run = Run(options, progress, models[0], Report(str(first), size_on_disk(first), {}))
     with progress.stage("find the input"):
         find_input(run)
         canonicalize(run)
@@ -84,7 +84,7 @@ def compare(first: Path, second: Path, options: Options, progress: Progress) -> 
     return Comparison(
         first=str(first),
         second=str(second),
-        sizes=(models[0].ByteSize(), models[1].ByteSize()),
+        sizes=(size_on_disk(first), size_on_disk(second)),
         images=images,
         domain=run.report.domain,
         agreement=found,

@@ -12,7 +12,7 @@ import onnx_graphsurgeon as gs
 from onnxdfq.config import Options
 from onnxdfq.engine.operators import unsupported
 from onnxdfq.images.guides import guides
-from onnxdfq.model_file import read_model
+from onnxdfq.model_file import read_model, size_on_disk
 from onnxdfq.report.allocation import pairing_data
 from passes.allocate_bits import paired_bits, uniform_bits
 from passes.base import Skip, run_passes
@@ -66,7 +66,7 @@ def inspect(path: Path, bits: int | tuple[int, int] | None = None) -> Inspection
     placements = {name: place(graph, target) for name, target in TARGETS.items()}
     return Inspection(
         model=str(path),
-        size=path.stat().st_size,
+        size=size_on_disk(path),
         opset=default_opset(model),
         inputs={entry.name: list(entry.shape or ()) for entry in graph.inputs},
         outputs={entry.name: list(entry.shape or ()) for entry in graph.outputs},

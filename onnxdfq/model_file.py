@@ -9,6 +9,7 @@ from pathlib import Path
 import onnx
 from google.protobuf.message import DecodeError, EncodeError
 from onnx import checker, inliner, shape_inference
+from onnx.external_data_helper import ExternalDataInfo, uses_external_data
 
 from onnxdfq.engine.ort import SERIALIZED_LIMIT
 from onnxdfq.errors import OnnxdfqError
@@ -51,6 +52,13 @@ def read_model(path: Path, *, quantized: bool = False) -> onnx.ModelProto:
         hint = f"export it again with an opset of {OLDEST_OPSET}..{MAX_OPSET}, best 17 or newer"
         raise OnnxdfqError(f"{path} has opset {opset}: {error}", hint) from error
     return with_shapes(model)
+
+
+def size_on_disk(path: Path) -> int:
+    """Bytes of a model that was read before, and of the files that hold its weights where those are apart."""
+    tensors = onnx.load(path, load_external_data=False).graph.initializer
+    apart = {ExternalDataInfo(each).location for each in tensors if uses_external_data(each)}
+    return path.stat().st_size + sum((path.parent / name).stat().st_size for name in apart)
 
 
 def is_quantized(model: onnx.ModelProto) -> bool:

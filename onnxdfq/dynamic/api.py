@@ -18,7 +18,7 @@ from onnxdfq.dynamic.cascade import Wanted
 from onnxdfq.dynamic.level import read_levels
 from onnxdfq.engine.ort import Device
 from onnxdfq.errors import OnnxdfqError
-from onnxdfq.model_file import read_model
+from onnxdfq.model_file import read_model, size_on_disk
 from onnxdfq.overrides import read_overrides
 from onnxdfq.report.report import Report
 from passes.weight_scales import Scales
@@ -110,7 +110,7 @@ def quantize_dynamic(
         "min_agreement": min_agreement, "plan": None,
     }  # fmt: skip
     described = {name: str(value) if isinstance(value, Path) else value for name, value in described.items()}
-    report = Report(str(path), path.stat().st_size, described)
+    report = Report(str(path), size_on_disk(path), described)
     done = build(original, options, found, wanted, report, progress or Progress())
     if folder is None:
         return done

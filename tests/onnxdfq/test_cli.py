@@ -74,7 +74,10 @@ def test_external_data_that_is_missing(small: Path, fails: Callable[..., str]) -
 @pytest.mark.usefixtures("quick")
 def test_external_data_is_read(small: Path) -> None:
     onnx.save(onnx.load(small), small, save_as_external_data=True, location="weights.bin", size_threshold=0)
-    assert main(["quantize", str(small), "--recipe", "fast", "--quiet"]) == 0
+    report = small.parent / "report.json"
+    assert main(["quantize", str(small), "--recipe", "fast", "--quiet", "--report", str(report)]) == 0
+    whole = small.stat().st_size + (small.parent / "weights.bin").stat().st_size
+    assert json.loads(report.read_text())["size"] == whole
 
 
 def test_nothing_to_quantize(tmp_path: Path, fails: Callable[..., str]) -> None:
