@@ -1,11 +1,13 @@
 """The fewest layers put back until enough held-out images keep their class, for ``--rollback``.
 
-    layers by the damage that their bits do alone, the worst first:   d1 >= d2 >= ... >= dn
-    steps:  d1 at 8 bits, d2 at 8 bits, ...  and then  d1 in float, d2 in float, ...
+    d1, d2, ...   layers by the damage that the bits of their weights do alone, the worst first
+    f1, f2, ...   layers by how near the network comes with that layer alone in float, the nearest first
+    steps:  d1 at 8 bits, d2 at 8 bits, ...  and then  f1 in float, f2 in float, ...
     the least k for which the first k steps are enough, by halving
 
 Weights of few bits are given 8 before anything is put back to float: that costs bytes, and no time. Where activations
-have few bits as well 8 for the weights are of little help, and steps begin with float. A layer comes with what its
+have few bits as well 8 for the weights are of little help, and steps begin with float. The f are found where all d have
+8 bits, for that is what float has to improve upon. A layer comes with what its
 runtime fuses to it: an override keeps the node in float, and the plan is decided anew around it. Agreement rarely falls
 with one more step; where it does, halving finds a k that holds, if not the least.
 """
@@ -18,6 +20,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from onnxdfq.calibrate.relief import distances_without
+from onnxdfq.engine.ort import Session
 from onnxdfq.errors import OnnxdfqError
 from onnxdfq.pipeline import WITH_IMAGES, prepare, quantize_prepared
 from onnxdfq.run import Run
@@ -25,6 +29,7 @@ from onnxdfq.stages.bits import damages
 from passes.targets import TARGETS
 
 WIDE = 8  # bits
+PROBED = 16  # images; a distance tells more than classes do
 
 
 @dataclass(frozen=True)
@@ -70,8 +75,15 @@ def quantize_with_rollback(run: Run, wanted: float) -> Run:
     if reached >= wanted:
         best.report.rolled_back = {}
         return best
-    steps, settled = _steps(best, target), best.report.targets[target].bits
-    low, high = 0, len(steps)  # too few, and more than there may be: something has to be left to quantize
+    settled = best.report.targets[target].bits
+    steps = _wider(best, target)
+    if steps:
+        tried[len(steps)] = attempt(steps, settled)
+    widest, reached = tried[len(steps)]
+    low, high = 0, len(steps)
+    if reached < wanted:
+        steps += _to_float(widest, target)
+        low, high = high, len(steps)  # too few, and more than there may be: something has to be left to quantize
     while low + 1 < high:
         middle = (low + high) // 2
         tried[middle] = attempt(steps[:middle], settled)
@@ -98,10 +110,18 @@ def final(taken: Sequence[Step]) -> dict[str, str]:
     return {step.layer: "float" if step.floats else f"{WIDE} bits" for step in taken}
 
 
-def _steps(run: Run, target: str) -> list[Step]:
+def _wider(run: Run, target: str) -> list[Step]:
+    """8 bits for the layers that have fewer, those first to which few bits do most."""
     bits = run.report.targets[target].bits
-    found = damages(run, tuple(bits), sorted(set(bits.values())))
-    worst_first = sorted(bits, key=lambda layer: -found[layer][bits[layer]])
     most = min(WIDE, TARGETS[target].weight_bits)  # that weights have there at all
-    few = [layer for layer in worst_first if bits[layer] < most and (run.options.act_bits or WIDE) >= WIDE]
-    return [*(Step(layer, False) for layer in few), *(Step(layer, True) for layer in worst_first)]
+    few = [layer for layer in bits if bits[layer] < most and (run.options.act_bits or WIDE) >= WIDE]
+    found = damages(run, tuple(few), sorted({bits[layer] for layer in few})) if few else {}
+    return [Step(layer, False) for layer in sorted(few, key=lambda layer: -found[layer][bits[layer]])]
+
+
+def _to_float(run: Run, target: str) -> list[Step]:
+    """Float for all layers, those first that bring the network nearest."""
+    original, layers = Session(run.original, run.options.device), run.report.targets[target].bits
+    batches = run.batches(run.judges.get("mixed", run.held_out)[: run.whole(PROBED)])
+    found = distances_without(original, run.results[target], run.model, layers, batches, run.progress.step)
+    return [Step(layer, True) for layer in sorted(found, key=lambda layer: found[layer])]
