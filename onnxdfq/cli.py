@@ -15,7 +15,7 @@ from pathlib import Path
 from types import ModuleType
 
 from onnxdfq.errors import OnnxdfqError
-from onnxdfq.recipes import RECIPES
+from onnxdfq.recipes import AUTO, CHEAPEST_FIRST, RECIPES
 from onnxdfq.verbs import check, compare, completion, explain, inspect, quantize, retarget, run, synth, targets
 from onnxdfq.verbs.parser import Parser
 from passes.errors import PassError
@@ -65,9 +65,12 @@ def _how_to_go_on(parsed: argparse.Namespace) -> str:
     kept = [str(folder) for name in ("cache", "checkpoints") if (folder := getattr(parsed, name, None)) is not None]
     if kept:
         return f"; the same command goes on with what is in {' and '.join(kept)}"
-    possible = ["--cache DIR"] if hasattr(parsed, "cache") and (parsed.images is None or parsed.source) else []
-    recipe = RECIPES.get(getattr(parsed, "recipe", ""))
-    possible += ["--checkpoints DIR"] if recipe is not None and recipe.tuning else []
+    made = hasattr(parsed, "cache") and (parsed.command == "synth" or parsed.images is None or parsed.source)
+    possible = ["--cache DIR"] if made else []
+    name = getattr(parsed, "recipe", "")
+    recipe = RECIPES.get(CHEAPEST_FIRST[-1] if name == AUTO else name)
+    learns = recipe is not None and recipe.tuning and parsed.time_budget is None
+    possible += ["--checkpoints DIR"] if learns else []
     return f"; with {' and '.join(possible)} a run can go on" if possible else ""
 
 

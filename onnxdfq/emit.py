@@ -47,7 +47,8 @@ def finished(
     graph = gs.import_onnx(model)
     target = TARGETS[plan.target]
     steps: list[Pass] = [FreezeBiases(target.int32_bias_written), FreezeWeights()]
-    steps += [PreciseBiases()] if target.int32_bias and options.float_type == "float32" else []
+    precise = target.int32_bias and options.float_type == "float32"
+    steps += [PreciseBiases(target.reader.climbs)] if precise else []
     steps += [Float16()] if options.float_type == "float16" else []
     steps += [PackWeights(target.packed_from, target.newest_opset)] if target.packed_from and not options.compat else []
     skips = [skip for result in run_passes(graph, steps) for skip in result.skips]

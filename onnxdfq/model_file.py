@@ -8,7 +8,7 @@ from pathlib import Path
 
 import onnx
 from google.protobuf.message import DecodeError, EncodeError
-from onnx import checker, inliner, shape_inference
+from onnx import checker, external_data_helper, inliner, shape_inference
 from onnx.external_data_helper import ExternalDataInfo, uses_external_data
 
 from onnxdfq.engine.ort import SERIALIZED_LIMIT
@@ -56,7 +56,7 @@ def read_model(path: Path, *, quantized: bool = False) -> onnx.ModelProto:
 
 def size_on_disk(path: Path) -> int:
     """Bytes of a model that was read before, and of the files that hold its weights where those are apart."""
-    tensors = onnx.load(path, load_external_data=False).graph.initializer
+    tensors = external_data_helper._get_all_tensors(onnx.load(path, load_external_data=False))
     apart = {ExternalDataInfo(each).location for each in tensors if uses_external_data(each)}
     return path.stat().st_size + sum((path.parent / name).stat().st_size for name in apart)
 

@@ -76,13 +76,15 @@ def quantize_with_rollback(run: Run, wanted: float) -> Run:
         best.report.rolled_back = {}
         return best
     settled = best.report.targets[target].bits
-    steps = _wider(best, target)
+    with run.progress.stage("order the layers by what bits do"):
+        steps = _wider(best, target)
     if steps:
         tried[len(steps)] = attempt(steps, settled)
     widest, reached = tried[len(steps)]
     low, high = 0, len(steps)
     if reached < wanted:
-        steps += _to_float(widest, target)
+        with run.progress.stage("order the layers by what float gives"):
+            steps += _to_float(widest, target)
         low, high = high, len(steps)  # too few, and more than there may be: something has to be left to quantize
     while low + 1 < high:
         middle = (low + high) // 2
@@ -96,6 +98,8 @@ def quantize_with_rollback(run: Run, wanted: float) -> Run:
     about = f"{in_words(steps[:chosen])}, for {wanted:g} % of agreement on held-out images"
     about += "" if high in tried else ", which nothing reached"
     found.report.notices.insert(0, f"{about}: {words}")
+    if chosen and (run.options.size_budget is not None or run.options.avg_bits is not None):
+        found.report.notices.insert(1, "the budget of bits holds for the layers that were not put back, not for all")
     return found
 
 
@@ -123,5 +127,6 @@ def _to_float(run: Run, target: str) -> list[Step]:
     """Float for all layers, those first that bring the network nearest."""
     original, layers = Session(run.original, run.options.device), run.report.targets[target].bits
     batches = run.batches(run.judges.get("mixed", run.held_out)[: run.whole(PROBED)])
-    found = distances_without(original, run.results[target], run.model, layers, batches, run.progress.step)
+    inputs = not TARGETS[target].output_required  # else kernels before a layer in float write codes all the same
+    found = distances_without(original, run.results[target], run.model, layers, batches, inputs, run.progress.step)
     return [Step(layer, True) for layer in sorted(found, key=lambda layer: found[layer])]

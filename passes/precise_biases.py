@@ -7,11 +7,12 @@
 
     DQ(x) -> Conv(W, b) -> Clip -> Q     becomes     DQ(x) -> Conv(W, DQ(code, s_b)) -> Clip -> Q
 
-It does so where the bias is a constant, and leaves a layer alone whose bias is not. An integer kernel needs the rounded
-bias, and the rounding is fine: s_x s_W is a small part of what 8 bits tell apart. With few bits both scales are coarse,
-while no time is to be won: layers between Clips to few codes are computed in float, and the few others that read such
-are better computed there too than with biases that are off. And a layer whose weights are in float was meant to stay
-there: one scale for all channels ruins depthwise convolutions.
+It does so where the bias is a constant, and leaves a layer alone whose bias is not; the price is a bias that is
+dequantized at every call. An integer kernel needs the rounded bias, and the rounding is fine: s_x s_W is a small part
+of what 8 bits tell apart. With few bits both scales are coarse, while no time is to be won: layers between Clips to few
+codes are computed in float, and the few others that read such are better computed there too than with biases that are
+off. And a layer whose weights are in float was meant to stay there: one scale for all channels ruins depthwise
+convolutions.
 """
 
 from __future__ import annotations
@@ -32,15 +33,17 @@ ROUNDED = ("Conv", "ConvTranspose", "Gemm")  # whose weights in float the runtim
 
 @dataclass(frozen=True)
 class PreciseBiases(Pass):
-    """Put biases out of the runtime's reach, of layers that its rounding would harm."""
+    """Put biases out of the runtime's reach, of layers that its rounding would harm. climbs: operators through which
+    the runtime moves Q and DQ before it looks for such layers."""
 
     name: ClassVar[str] = "precise-biases"
+    climbs: frozenset[str] = frozenset()
 
     def __call__(self, graph: gs.Graph) -> PassResult:
         changed = 0
         for node in list(graph.nodes):
-            bias = _bias_in_float(node) if _has_float_weights(node) else _bias_among_few_codes(node)
-            if bias is None:
+            bias = _bias_in_float(node) if self._would_round(node) else _bias_among_few_codes(node)
+            if bias is None or not np.isfinite(bias.values).all():
                 continue
             largest = float(np.abs(bias.values).max(initial=0.0))
             scale = np.array(max(largest / FINEST, SMALLEST), np.float32)
@@ -54,12 +57,18 @@ class PreciseBiases(Pass):
         graph.cleanup().toposort()
         return PassResult(changed)
 
-
-def _has_float_weights(node: gs.Node) -> bool:
-    """Whether a layer reads dequantized numbers, but weights that never were integers."""
-    if node.op not in ROUNDED or not isinstance(node.inputs[1], gs.Constant):
-        return False
-    return node.inputs[1].dtype == np.float32 and _writer(node.inputs[0]) == "DequantizeLinear"
+    def _would_round(self, node: gs.Node) -> bool:
+        """Whether the runtime would round the float weights of a layer: between DQ and Q, and on no other way out."""
+        if node.op not in ROUNDED or not isinstance(node.inputs[1], gs.Constant) or node.inputs[1].dtype != np.float32:
+            return False
+        writer = node.inputs[0].inputs[0] if node.inputs[0].inputs else None
+        while writer is not None and writer.op in self.climbs:
+            writer = writer.inputs[0].inputs[0] if writer.inputs[0].inputs else None
+        readers = node.outputs[0].outputs
+        while len(readers) == 1 and readers[0].op in {"Relu", "Clip", *self.climbs}:
+            readers = readers[0].outputs[0].outputs
+        follows = len(readers) == 1 and readers[0].op == "QuantizeLinear"
+        return writer is not None and writer.op == "DequantizeLinear" and follows
 
 
 def _bias_in_float(node: gs.Node) -> gs.Constant | None:
@@ -80,10 +89,6 @@ def _bias_among_few_codes(node: gs.Node) -> gs.Constant | None:
     """The bias of a convolution that reads or writes few codes."""
     bias = bias_of_product(node) if node.op == "Conv" else None
     return bias if bias is not None and (_read_as_few(node.inputs[0]) or _written_as_few(node.outputs[0])) else None
-
-
-def _writer(tensor: gs.Tensor) -> str:
-    return tensor.inputs[0].op if tensor.inputs else ""
 
 
 def _written_as_few(tensor: gs.Tensor) -> bool:

@@ -174,7 +174,7 @@ def _finished(pieces: Iterable[_Piece], values: Values) -> Values:
 def _damage(outputs: Iterable[str], expected: Sequence[Values], computed: Sequence[Values]) -> float:
     """How far the answers to all batches are from the expected ones; HOPELESS where that is no number."""
     pairs = [[(right[name], other[name]) for right, other in zip(expected, computed, strict=True)] for name in outputs]
-    alike = all(len(right) and right.dtype.kind == "f" and right.shape == other.shape for right, other in pairs[0])
+    alike = all(right.size and right.dtype.kind == "f" and right.shape == other.shape for right, other in pairs[0])
     if alike and is_scores(pairs[0][0][0]):
         divergence = sum(kl(_rows(right), _rows(other)) for right, other in pairs[0])
         damage = max(divergence / sum(len(right) for right, _ in pairs[0]), 0.0)

@@ -29,7 +29,8 @@ def again_as(report: Report, target: str) -> str:
     given = ["onnxdfq", "quantize", report.model, "--target", target]
     for field, option in VALUES.items():
         if field in options and options[field] != usual[field]:
-            given += [option, _text(field, options[field])]
+            text = _text(field, options[field])
+            given += [f"{option}={text}"] if text.startswith("-") else [option, text]
     given += [option for field, option in FLAGS.items() if options.get(field)]
     given += ["--bgr"] if options.get("order") == "BGR" else []
     given += ["--no-bias-correction"] if options.get("bias_correction") is False else []
@@ -42,8 +43,14 @@ def _text(field: str, value: Any) -> str:
     if field == "float_type":
         return {"float16": "fp16", "float32": "fp32"}[value]
     if isinstance(value, Sequence) and not isinstance(value, str):
-        return BETWEEN.get(field, ",").join(f"{each:g}" for each in value)
-    return "none" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+        return BETWEEN.get(field, ",").join(map(_number, value))
+    return "none" if value is None else _number(value) if isinstance(value, float) else str(value)
+
+
+def _number(value: float) -> str:
+    """As short as it can be said without loss."""
+    short = f"{value:g}"
+    return short if float(short) == value else repr(value)
 
 
 def _aims(given: Mapping[str, Any], usual: Mapping[str, Any]) -> list[str]:

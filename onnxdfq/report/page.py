@@ -101,11 +101,13 @@ def _worst(report: Report, name: str, target: TargetReport) -> str:
     rows = [(each.node, each.op, target.bits.get(each.node), f"{each.sqnr:.1f} dB") for each in worst]
     again = again_as(report, name)
     advice = [f"onnxdfq explain {shlex.quote(report.model)} {shlex.quote(worst[0].node)} --target {name}"]
-    if not report.options.get("overrides"):  # it would take the place of the configuration that there was
+    decided = report.options.get("overrides") or report.options.get("plan")  # which a second try would leave out
+    if not decided:
         entries = "\n".join(f'[[node]]\nname = "{each.node}"\nfloat = true' for each in worst[:2])
         advice.append(f"cat > layers.toml <<'END'\n{entries}\nEND\n{again} --config layers.toml")
-    if target.agreement.top1 is not None:  # rollback goes by classes
-        advice.append(f"{again} --min-agreement {min(99, int(target.agreement.top1) + BETTER)} --rollback")
+    kept = target.agreement.top1  # None without classes, by which rollback goes
+    if not decided and kept is not None and kept < 100 - BETTER:
+        advice.append(f"{again} --min-agreement {int(kept) + BETTER} --rollback")
     why = paragraph("Why a layer is as it is, and what more bits or float for these would give:")
     return table(("layer", "operator", "bits", "signal to noise"), rows) + why + "".join(map(command, advice))
 

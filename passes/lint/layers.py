@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
-from onnx import NodeProto
+from onnx import NodeProto, TensorProto
 
 from passes.lint.view import Finding, Quantizer, View, attribute
 from passes.placement import CONVOLUTIONS, WEIGHTED
@@ -13,6 +13,7 @@ from passes.precise_biases import ROUNDED
 from passes.targets import Target
 
 BITS = {"int4": 4, "uint4": 4, "int2": 2, "uint2": 2}  # of packed types
+FLOAT = TensorProto.FLOAT
 FINER = 1e-3  # of that product: a scale that no integer kernel was meant for
 BIAS_TOLERANCE = 1e-3  # of a bias scale, to the product of the two others
 
@@ -133,22 +134,29 @@ def weights_rounded(view: View, target: Target) -> Iterator[Finding]:
     if not target.int32_bias:
         return
     for node in view.nodes:
-        if node.op_type not in ROUNDED or view.activation(node.input[0]) is None or not view.constant(node.input[1]):
+        weights = view.constant(node.input[1]) if node.op_type in ROUNDED else None
+        if weights is None or weights.data_type != FLOAT or not _between_quantizers(view, node, target.reader.climbs):
             continue
         held = node.input[2] if len(node.input) > 2 else ""
-        if (held and not view.constant(held)) or not _quantizer_follows(view, node):
+        if held and (view.constant(held) is None or len(view.shape(held) or ()) != 1):
             continue
         message = f"its weights are float, between integers: {target.name} rounds them to 8 bits with one scale for all"
-        fix = "quantize them with a scale for each channel; or put its bias behind a DequantizeLinear of int32"
+        fix = "quantize them with a scale for each channel; or give it a bias behind a DequantizeLinear of int32"
         yield Finding("warning", "weights-rounded", view.label(node), message, fix)
 
 
-def _quantizer_follows(view: View, node: NodeProto) -> bool:
-    """Whether a quantizer reads what the node writes, with nothing but Relu and Clip, and no branch, before it."""
-    follower = view.only_reader(node.output[0])
-    while follower is not None and follower.op_type in ("Relu", "Clip"):
-        follower = view.only_reader(follower.output[0])
-    return follower is not None and follower.op_type == "QuantizeLinear"
+def _between_quantizers(view: View, node: NodeProto, climbs: frozenset[str]) -> bool:
+    """Whether a layer reads a DQ with one scale and is read by a Q, through operators that these are moved past."""
+    name = node.input[0]
+    while (writer := view.writer(name)) is not None and writer.op_type in climbs:
+        name = writer.input[0]
+    before = view.activation(name)
+    if before is None or before.scale is None or before.scale.size != 1:
+        return False
+    readers = view.readers(node.output[0])
+    while len(readers) == 1 and readers[0].op_type in {"Relu", "Clip", *climbs}:
+        readers = view.readers(readers[0].output[0])
+    return len(readers) == 1 and readers[0].op_type == "QuantizeLinear"
 
 
 def bias_scale(view: View, target: Target) -> Iterator[Finding]:

@@ -26,6 +26,7 @@ from passes.insert_qdq import InsertQDQ
 from passes.integer_forms import INTEGER_FORMS
 from passes.placement import Placement, place
 from passes.plan import QuantPlan, decide
+from passes.precise_biases import PreciseBiases
 from passes.targets import TARGETS
 
 HEAD = "(float[1,16,8,8] x) => (float[1,16,8,8] y)"
@@ -200,7 +201,8 @@ def made(name: str, target: str) -> Made:
     graph, copy = gs.import_onnx(form), gs.import_onnx(form)
     placed = place(graph, goal, ranges)
     plan = decide(graph, ranges, goal, placement=placed)
-    run_passes(copy, [InsertQDQ(plan), FreezeBiases(goal.int32_bias_written), FreezeWeights()])
+    precise = [PreciseBiases(goal.reader.climbs)] if goal.int32_bias else []
+    run_passes(copy, [InsertQDQ(plan), FreezeBiases(goal.int32_bias_written), FreezeWeights(), *precise])
     quantized = gs.export_onnx(copy)
     onnx.checker.check_model(quantized, full_check=True)
     return Made(graph, placed, plan, quantized)

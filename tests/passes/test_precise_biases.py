@@ -143,3 +143,30 @@ def test_float_weights_stay_float(layer: str, bias: str) -> None:
     off = [np.abs(Session(each).run({"x": x})["y"] - exact).mean() for each in (made, before)]
     assert off[0] < 1e-5
     assert off[1] > 3e-5, "else there is nothing to mend"
+
+
+WAYS = {
+    "a pool before": ("p = MaxPool<kernel_shape = [1, 1]>(b) c = Conv(p, w) r = Relu(c)", 1),
+    "a pool behind": ("c = Conv(b, w) d = Relu(c) r = MaxPool<kernel_shape = [1, 1]>(d)", 1),
+    "no quantizer behind": ("c = Conv(b, w) r = Tanh(c)", 0),
+    "another reader": ("c = Conv(b, w) z = Relu(c) r = Add(c, z)", 0),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_it_is_done_where_the_runtime_would_round_and_only_there(way: str) -> None:
+    body, times = WAYS[way]
+    text = f"""<ir_version: 8, opset_import: ["" : 17]> g (float[N, 4, 4, 4] x) => (float[N, 4, 4, 4] y) {{
+        a = QuantizeLinear(x, step, zero) b = DequantizeLinear(a, step, zero) {body}
+        q = QuantizeLinear(r, step, zero) y = DequantizeLinear(q, step, zero)
+    }}"""
+    made = parser.parse_model(text)
+    w = np.random.default_rng(0).uniform(0.05, 0.2, (4, 4, 1, 1)) * np.logspace(-2, 0, 4).reshape(4, 1, 1, 1)
+    held = {"step": np.float32(0.01), "zero": np.uint8(0), "w": w.astype(np.float32)}
+    made.graph.initializer.extend(numpy_helper.from_array(np.asarray(value), name) for name, value in held.items())
+    graph = gs.import_onnx(made)
+    assert PreciseBiases(frozenset({"MaxPool"}))(graph).changed == times
+    x = np.random.default_rng(1).uniform(0, 2.5, (2, 4, 4, 4)).astype(np.float32)
+    exact, computed = (Session(each, as_written=late).run({"x": x})["y"]
+                       for each, late in ((made, True), (gs.export_onnx(graph), False)))  # fmt: skip
+    np.testing.assert_allclose(computed, exact, atol=1e-5)

@@ -56,9 +56,16 @@ def test_the_layer_whose_weights_or_inputs_are_coarse_gives_most(spoilt: str, la
     before = coarse.SerializeToString()
     steps: list[tuple[int, int]] = []
     found = distances_without(
-        Session(floats), coarse, floats, ("first", "second"), [X], lambda done, total: steps.append((done, total))
+        Session(floats), coarse, floats, ("first", "second"), [X], True, lambda done, total: steps.append((done, total))
     )
     other = "second" if layer == "first" else "first"
     assert found[layer] < 0.2 * found[other]
     assert steps == [(1, 2), (2, 2)]
     assert coarse.SerializeToString() == before, "the model itself stays"
+
+
+def test_inputs_may_stay_in_codes() -> None:
+    floats = model(FLOAT, **{name: value.astype(np.float32) for name, value in W.items()})
+    coarse = quantized({**FINE, "sr": 0.7})
+    found = [distances_without(Session(floats), coarse, floats, ["second"], [X], inputs) for inputs in (True, False)]
+    assert found[0]["second"] < 0.2 * found[1]["second"]

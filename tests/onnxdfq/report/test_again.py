@@ -32,6 +32,8 @@ CASES = [
     ({"mean": (123.5, 116.0, 103.0), "std": (58.0, 57.0, 57.0), "order": "BGR"},
      "--mean 123.5,116,103 --std 58,57,57 --bgr"),
     ({"input_shape": (1, 3, 64, 48), "seed": 3, "all_layers": True}, "--input-shape 1x3x64x48 --seed 3 --all-layers"),
+    ({"mean": (-1.0, 0.4850123), "std": (1.0, 0.5), "scale": 1 / 255},
+     f"--mean=-1,0.4850123 --std 1,0.5 --scale {1 / 255!r}"),
     ({"bias_correction": False, "images": Path("mine")}, "--images mine --no-bias-correction"),
     ({"float_type": "float16"}, "--float-type fp16"),
     ({"aims": Aims(hard=0.3, swing=True)}, "--aim hard=0.3 --aim swing"),

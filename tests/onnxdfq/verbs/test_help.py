@@ -58,7 +58,10 @@ def test_shells_complete(shell: str, capsys: pytest.CaptureFixture[str]) -> None
     [
         ("quantize", [], "; with --cache DIR a run can go on"),
         ("quantize", ["--recipe", "accurate"], "; with --cache DIR and --checkpoints DIR a run can go on"),
+        ("quantize", ["--recipe", "auto"], "; with --cache DIR and --checkpoints DIR a run can go on"),
+        ("quantize", ["--recipe", "accurate", "--time-budget", "5m"], "; with --cache DIR a run can go on"),
         ("quantize", ["--images", "mine"], ""),
+        ("synth", ["-o", "x.npz", "--images", "mine"], "; with --cache DIR a run can go on"),
         ("quantize", ["--cache", "kept"], "; the same command goes on with what is in kept"),
         ("quantize", ["--cache", "a", "--checkpoints", "b"], "; the same command goes on with what is in a and b"),
         ("inspect", [], ""),

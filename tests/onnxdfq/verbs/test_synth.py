@@ -175,7 +175,7 @@ def test_quantize_with_a_folder_of_photographs(small: Path, capsys: pytest.Captu
     assert command(*arguments, "--quiet") == 0
     said = " ".join(capsys.readouterr().out.split())
     assert "images 8 for calibration, 4 held out; of 12 given" in said
-    assert "4 held-out images" in said
+    assert "4 images that judge" in said
     assert out.exists()
 
 
