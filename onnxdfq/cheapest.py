@@ -22,7 +22,7 @@ def cheapest(run: Callable[[Options], Run], options: Options, wanted: float | No
     """
     tried: list[tuple[float, str, Run]] = []
     if wanted is None:
-        wanted = REAL if options.images is not None and options.source is None else SYNTHETIC
+        wanted = REAL if options.own_images else SYNTHETIC
     for name in CHEAPEST_FIRST:
         done = run(replace(options.without_learning(), recipe=name) if name != CHEAPEST_FIRST[-1] else options)
         agreements = [target.agreement.top1 for target in done.report.targets.values()]

@@ -9,10 +9,11 @@ from typing import Any
 
 import onnx
 from google.protobuf.message import DecodeError
-from onnx import GraphProto, TensorProto, checker, inliner, shape_inference
+from onnx import TensorProto, checker, inliner, shape_inference
 from onnx.external_data_helper import ExternalDataInfo, uses_external_data
 
 from onnxdfq.errors import OnnxdfqError
+from onnxdfq.model_file import tensors_of
 from passes.lint import SEVERITIES, Finding, lint
 from passes.targets import TARGETS
 
@@ -56,7 +57,7 @@ def read_as_it_is(path: Path) -> onnx.ModelProto:
         raise OnnxdfqError(message, "check the download or export it again") from error
     if not model.graph.node or not model.graph.output:
         raise OnnxdfqError(f"{path} holds no ONNX graph", "check the download or export it again")
-    for tensor in _tensors(model.graph):
+    for tensor in tensors_of(model.graph):
         if uses_external_data(tensor):
             _check_external(tensor, path)
     return inliner.inline_local_functions(model) if model.functions else model
@@ -73,17 +74,6 @@ def exit_code(findings: Iterable[Finding], strict: bool = False) -> int:
     """0 when nothing is wrong, else 3; ``strict`` counts warnings as wrong too."""
     wrong = ("error", "warning") if strict else ("error",)
     return FINDINGS_AT_ERROR_LEVEL if any(finding.severity in wrong for finding in findings) else 0
-
-
-def _tensors(graph: GraphProto) -> Iterator[TensorProto]:
-    """All initializers and constants, those in the bodies of nodes too."""
-    yield from graph.initializer
-    for node in graph.node:
-        for attribute in node.attribute:
-            if attribute.HasField("t"):
-                yield attribute.t
-            for body in [attribute.g] if attribute.HasField("g") else attribute.graphs:
-                yield from _tensors(body)
 
 
 def _check_external(tensor: TensorProto, path: Path) -> None:

@@ -164,6 +164,11 @@ class Options:
         return self.time_budget and self.time_budget * (IMAGES_SHARE if self.way.tuning else 1)
 
     @property
+    def own_images(self) -> bool:
+        """Whether the user's images are taken as they are, and none is made."""
+        return self.images is not None and self.source is None
+
+    @property
     def every_layer(self) -> bool:
         """Whether the first and the last layers get the bits asked for as well."""
         return self.all_layers or self.placement == "paper"
@@ -211,7 +216,7 @@ class Options:
             )
         if self.aims != Aims() and (self.source or RECIPES[self.recipe].source) != "inversion":
             raise OnnxdfqError("--aim is for inverted images", "give --source inversion")
-        if self.images is not None and self.source is None:
+        if self.own_images:
             alone = None if self.way.tuning else self.time_budget  # learning takes time, too
             extra = {"--effort": self.effort, "--cache": self.cache, "--time-budget": alone}
             for option, value in extra.items():

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import onnx
 from google.protobuf.message import DecodeError, EncodeError
-from onnx import checker, external_data_helper, inliner, shape_inference
+from onnx import GraphProto, TensorProto, checker, inliner, shape_inference
 from onnx.external_data_helper import ExternalDataInfo, uses_external_data
 
 from onnxdfq.engine.ort import SERIALIZED_LIMIT
@@ -56,9 +57,20 @@ def read_model(path: Path, *, quantized: bool = False) -> onnx.ModelProto:
 
 def size_on_disk(path: Path) -> int:
     """Bytes of a model that was read before, and of the files that hold its weights where those are apart."""
-    tensors = external_data_helper._get_all_tensors(onnx.load(path, load_external_data=False))
+    tensors = tensors_of(onnx.load(path, load_external_data=False).graph)
     apart = {ExternalDataInfo(each).location for each in tensors if uses_external_data(each)}
     return path.stat().st_size + sum((path.parent / name).stat().st_size for name in apart)
+
+
+def tensors_of(graph: GraphProto) -> Iterator[TensorProto]:
+    """All initializers and constants, those in the bodies of nodes too."""
+    yield from graph.initializer
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("t"):
+                yield attribute.t
+            for body in [attribute.g] if attribute.HasField("g") else attribute.graphs:
+                yield from tensors_of(body)
 
 
 def is_quantized(model: onnx.ModelProto) -> bool:

@@ -37,7 +37,8 @@ def distances_without(
     exact = {node.name: node for node in floats.graph.node}
     wanted, found = list(layers), {}
     for number, layer in enumerate(wanted, 1):
-        constants = [held[name] for name in exact[layer].input[1:] if name in held]
+        weights = exact[layer].input[1]
+        constants = [held[name] for name in exact[layer].input[1:] if name in held] if weights in held else []
         model = _with_float_layer(quantized, layer, constants, inputs)
         found[layer] = agreement(original, Session(model, as_written=True), {"": batches}).distance
         on_step(number, len(wanted))
@@ -55,7 +56,8 @@ def _with_float_layer(
     quantize = writers.get(dequantize.input[0]) if dequantize is not None and dequantize.input else None
     if inputs and quantize is not None and quantize.op_type == "QuantizeLinear":
         node.input[0] = quantize.input[0]
-    del node.input[1:]  # a bias that the layer had none of was found for its codes
+    if constants:
+        del node.input[1:]  # a bias that the layer had none of was found for its codes
     for position, tensor in enumerate(constants, 1):
         name = f"{layer}.float.{position}"
         model.graph.initializer.append(numpy_helper.from_array(numpy_helper.to_array(tensor), name))

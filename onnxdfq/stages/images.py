@@ -41,10 +41,11 @@ def find_domain(run: Run) -> None:
 
 def make_images(run: Run) -> None:
     """The images that calibrate, or teach, and those held out."""
-    if run.given is not None and run.options.source is None:
-        taken = np.linspace(0, len(run.given) - 1, min(len(run.given), run.most_given)).astype(int)
-        pixels = run.given[taken]
-        source = f"of {len(run.given)} given"
+    given = run.given if run.options.source is None else None  # with a source, images are made from them
+    if given is not None:
+        taken = np.linspace(0, len(given) - 1, min(len(given), run.most_given)).astype(int)
+        pixels = given[taken]
+        source = f"of {len(given)} given"
     else:
         made = run.ranks.agreed(make(run, run.wanted, run.ranks))
         assert made is not None  # the first process has it
@@ -52,7 +53,7 @@ def make_images(run: Run) -> None:
     size = run.into.batch or 1
     if len(pixels) < 2 * size:
         hint = f"the model takes {size} at once, and as many are held out" if size > 1 else "give two or more"
-        if run.given is None or run.options.source is not None:  # only a time budget makes so few
+        if given is None:  # only a time budget makes so few
             hint = "give a longer --time-budget"
         raise OnnxdfqError(f"{len(pixels)} images are too few", hint)
     share = len(pixels) * run.held // run.wanted  # what is given may be more or less than what is wanted
@@ -61,9 +62,8 @@ def make_images(run: Run) -> None:
     out = np.zeros(len(pixels), bool)
     out[np.linspace(0, len(pixels) - 1, held).astype(int)] = True
     run.training, run.held_out = pixels[~out], pixels[out]
-    own = run.given is not None and run.options.source is None
     others = run.affordable(CALIBRATION_IMAGES)
-    run.judges = {"given": run.held_out} if own else judges(run.held_out, others, run.options.seed)
+    run.judges = {"given": run.held_out} if given is not None else judges(run.held_out, others, run.options.seed)
     # As many as without learning: what is learned is compared with what rounding gives
     few = run.options.many_images and run.given is None
     run.calibration = run.training[: run.affordable(CALIBRATION_IMAGES)] if few else run.training

@@ -93,15 +93,16 @@ def test_layers_are_rolled_back_until_it_holds(some, tmp_path: Path) -> None:
     assert json.loads(said.read_text())["rolled_back"] == {}
 
 
-def test_where_nothing_is_enough_the_nearest_is_taken(some, tmp_path: Path) -> None:
+def test_where_nothing_is_enough_the_nearest_is_taken(some, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Gate, "held_out", 101.0)  # percent, which no CPU reaches
     made, said = tmp_path / "made.onnx", tmp_path / "report.json"
     few = ("--bits", "2", "--no-bias-correction", "-o", made, "--report", said)
-    assert quantized(*few, "--min-agreement", "100", "--rollback") in (0, 4)
+    assert quantized(*few, "--min-agreement", "50", "--rollback") == 0
     found = json.loads(said.read_text())
-    reached = found["targets"]["ort-cpu"]["agreement"]["top1"]
     tried = [float(share) for share in re.findall(r"([\d.]+) % with", found["notices"][0])]
-    assert reached == pytest.approx(max(tried), abs=0.05)
-    assert ("which nothing reached" in found["notices"][0]) is (reached < 100)
+    assert len(tried) > 2
+    assert found["targets"]["ort-cpu"]["agreement"]["top1"] == pytest.approx(max(tried), abs=0.05)
+    assert "which nothing reached" in found["notices"][0]
 
 
 def test_a_budget_is_settled_before_layers_are_put_back(some, tmp_path: Path) -> None:
